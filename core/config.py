@@ -1,0 +1,9 @@
+"""The base of every configuration object: immutable, and a misspelt name is an error."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """Frozen and hashable; the docstring under a field is its help text, with its unit and equation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

@@ -1,0 +1,128 @@
+"""One model on one device and the state of every stream on it. Synchronous; one thread calls it; knows no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from core.chunks import ChunkSpec
+from core.metrics import psnr
+from core.models import Model
+from core.operators import Operator
+from core.solver import Rung, Solver, SolverConfig, Stage, StreamState, remember, untimed
+from core.video import from_pixels, to_pixels
+
+Pixels = npt.NDArray[np.uint8]
+"""Frames [T, H, W, 3], RGB, 0..255."""
+
+Mode = Literal["incoming", "simulate"]
+"""Whether the frames that come in are the measurement y, or clean frames to which the engine applies A first."""
+
+Panel = Literal["original", "degraded", "restored"]
+
+
+@dataclass
+class _Stream:
+    mode: Mode
+    height: int
+    width: int
+    seed: int
+    state: StreamState
+    clean_past: Tensor | None = None
+    """simulate only: the last `operator.reach` clean frames"""
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What came of one chunk."""
+
+    panels: Pixels
+    """frames [T, H, W * number of panels, 3]: the panels that were asked for, side by side"""
+    guided: bool
+    residual: float
+    """|y - A x| / |y|"""
+    psnr: float | None = None
+    """dB against the clean frames, in simulate mode"""
+    psnr_x_init: float | None = None
+
+
+class Engine:
+    """Opens, steps and closes streams. A failed step leaves its stream, and every other, as it was."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.spec = ChunkSpec()
+        self.solver = Solver(model.codec, model.denoiser)
+        self._streams: dict[str, _Stream] = {}
+
+    def open(
+        self, stream_id: str, operator: Operator, mode: Mode, height: int, width: int, seed: int = 0
+    ) -> None:
+        """Opens a stream of `height` x `width` restored pixels, both multiples of 16.
+
+        Raises ValueError for a size the model or the operator cannot take, or for an id that is open.
+        """
+        if stream_id in self._streams:
+            raise ValueError(f"stream {stream_id} is open already")
+        if height % 16 or width % 16:
+            raise ValueError(f"the size must be a multiple of 16 each way, not {width}x{height}")
+        operator.prepare(height, width)
+        state = self.solver.new_state(operator, height, width, seed)
+        self._streams[stream_id] = _Stream(mode, height, width, seed, state)
+
+    def step(
+        self,
+        stream_id: str,
+        frames: Pixels,
+        operator: Operator,
+        config: SolverConfig,
+        rung: Rung = "full",
+        panels: tuple[Panel, ...] = ("restored",),
+        stage: Stage = untimed,
+    ) -> ChunkResult:
+        """Restores the next chunk of a stream; a changed `operator` starts anew with this chunk.
+
+        Raises KeyError for a stream that is not open, ValueError for a wrong number or size of frames, and
+        FloatingPointError when the result is not finite.
+        """
+        stream = self._streams[stream_id]
+        state, clean_past = stream.state, stream.clean_past
+        if operator != state.operator:
+            operator.prepare(stream.height, stream.width)
+            state, clean_past = state.change_operator(operator), None
+        self._check(stream, frames, operator)
+        x = y = from_pixels(frames).to(self.model.device)
+        if stream.mode == "simulate":
+            with stage("simulate"):
+                y = operator.measure(x, clean_past, torch.Generator().manual_seed(stream.seed * 1009 + state.index))
+                clean_past = remember(clean_past, x, operator.reach)
+        restored, state = self.solver.restore(y, state, config, rung, stage)
+        if not torch.isfinite(restored.x).all():
+            raise FloatingPointError(f"chunk {state.index - 1} of stream {stream_id} is not finite")
+        with stage("transfer"):
+            views = {"original": x, "degraded": y, "restored": restored.x}
+            pixels = torch.cat([operator.show(views[p]) if p == "degraded" else views[p] for p in panels], dim=-1)
+            result = ChunkResult(to_pixels(pixels), restored.guided, restored.residual)
+        if stream.mode == "simulate":
+            result = ChunkResult(
+                result.panels, restored.guided, restored.residual, psnr(restored.x, x), psnr(restored.x_init, x)
+            )
+        stream.state, stream.clean_past = state, clean_past  # commit
+        return result
+
+    def close(self, stream_id: str) -> None:
+        """Forgets a stream. Closing one that is not open is no error: it may have died with its device."""
+        self._streams.pop(stream_id, None)
+
+    def _check(self, stream: _Stream, frames: Pixels, operator: Operator) -> None:
+        height, width = stream.height, stream.width
+        if stream.mode == "incoming":
+            height, width = operator.measurement_size(height, width)
+        expected = (self.spec.frames(stream.state.index), height, width, 3)
+        if frames.shape != expected:
+            raise ValueError(f"expected frames of shape {expected}, found {frames.shape}")

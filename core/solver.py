@@ -1,0 +1,199 @@
+"""AVIS and AVIS Flash: Algorithm 1 of the paper, one chunk at a time. Stateless: a stream's state goes in and comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from core.config import Config
+from core.flow import add_noise, chunk_rng, timesteps
+from core.models.base import Condition, Denoiser, VideoCodec
+from core.operators import LinearOperator
+from core.prox import least_squares, prox_l2
+
+Rung = Literal["full", "one_step", "no_reinjection", "x_init", "passthrough"]
+"""What a chunk is worth, best first: each rung drops one thing more. `passthrough` never reaches the solver."""
+
+Stage = Callable[[str], AbstractContextManager[Any]]
+"""Called with a stage's name around its work, by a caller that owns a clock."""
+
+
+def untimed(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+class SolverConfig(Config):
+    t0: float = Field(0.1, ge=0, le=1)
+    """start time of the reverse diffusion (Eq. 10)"""
+    num_steps: int = Field(2, ge=1, le=8)
+    """denoising steps per chunk, K"""
+    reinject_every: int = Field(7, ge=0)
+    """guide every n-th chunk: 0 guides the first only (AVIS Flash), 1 guides all (AVIS), 7 is the paper's long-video setting"""
+    reinject_residual: float = Field(0.0, ge=0)
+    """also guide a chunk when the residual of the last one exceeded this multiple of the last guided one's; 0 never does"""
+    gamma: float = Field(1.0, gt=0)
+    """strength of measurement consistency in a guided chunk (Eq. 7), for an operator of norm 1"""
+    init_steps: int = Field(5, ge=0, le=100)
+    """CG updates for x_init (Eq. 9), for operators without a closed form"""
+    prox_steps: int = Field(5, ge=1, le=100)
+    """CG updates for the prox (Eq. 7), for operators without a closed form"""
+    output_gamma: float = Field(10.0, ge=0)
+    """strength of output consistency, one prox in pixels after the last decode (beyond the paper); 0 switches it off"""
+    output_prox_steps: int = Field(5, ge=1, le=100)
+    """CG updates for output consistency, for operators without a closed form"""
+    condition: bool = True
+    """let the denoiser see x_init and the operator (beyond the paper); false is the paper's zero-shot form"""
+    use_cache: bool = True
+    """let the denoiser see the restored prefix"""
+    denoise: bool = True
+    """false decodes x_init's latents without any denoising step: what the codec alone does"""
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """All that one stream carries from chunk to chunk. Frozen: a failed chunk leaves it as it was."""
+
+    operator: LinearOperator
+    cache: Any
+    """keys and values of the restored prefix"""
+    seed: int = 0
+    index: int = 0
+    """chunks restored so far"""
+    encoder: Any = None
+    decoder: Any = None
+    y_past: Tensor | None = None
+    """the last `operator.lookback` measurement frames"""
+    x_past: Tensor | None = None
+    """the last `operator.reach` restored frames"""
+    grounded: bool = False
+    """false: the next chunk is guided, whatever the calendar says"""
+    residual: float | None = None
+    """relative residual of the last chunk before output consistency"""
+    guided_residual: float | None = None
+    """the same of the last guided chunk"""
+
+    def change_operator(self, operator: LinearOperator) -> StreamState:
+        """The same stream under another operator, which starts anew: no measurement history, next chunk guided."""
+        return replace(self, operator=operator, y_past=None, x_past=None, grounded=False)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """One restored chunk."""
+
+    x: Tensor
+    """frames [T, 3, H, W] in [-1, 1]"""
+    x_init: Tensor
+    guided: bool
+    residual: float
+    """|y - A x| / |y| of the frames that are returned"""
+
+
+class Solver:
+    """Restores the chunks of any number of streams with one codec and one denoiser."""
+
+    def __init__(self, codec: VideoCodec, denoiser: Denoiser):
+        self.codec = codec
+        self.denoiser = denoiser
+
+    def new_state(self, operator: LinearOperator, height: int, width: int, seed: int = 0) -> StreamState:
+        return StreamState(operator, self.denoiser.new_cache(height, width), seed)
+
+    @torch.inference_mode()
+    def restore(
+        self, y: Tensor, state: StreamState, config: SolverConfig, rung: Rung = "full", stage: Stage = untimed
+    ) -> tuple[Restored, StreamState]:
+        """Restores the next chunk of a stream: y -> x, and the state after it (Algorithm 1).
+
+        `y` [T, 3, h, w] is the measurement of `ChunkSpec.frames(state.index)` frames. `state` is not changed.
+        """
+        op, past = state.operator, state.x_past
+        with stage("x_init"):
+            x_init = least_squares(op, y, state.y_past, config.init_steps)  # Eq. 9
+        if rung == "x_init":
+            return self._finish(y, x_init, x_init, False, state, config, stage)
+        with stage("encode"):
+            z_init, encoder = self.codec.encode(x_init, state.encoder)
+        condition = Condition(op, y, x_init, z_init) if config.condition else None
+        cache = state.cache if config.use_cache else self.denoiser.new_cache(*x_init.shape[-2:])
+        rng = chunk_rng(state.seed, state.index)
+        guided = self.is_guided(state, config, rung)
+        z = z_init
+        for t in self._times(config, rung):
+            with stage("denoise"):
+                z = self.denoiser(add_noise(z, t, rng), t, cache, condition)  # Eq. 10 / 5, then Eq. 4
+            if guided:
+                with stage("prox"):
+                    x, _ = self.codec.decode(z, state.decoder)  # Eq. 6
+                    x = prox_l2(op, x, y, past, config.gamma, config.prox_steps)  # Eq. 7
+                    z, _ = self.codec.encode(x, state.encoder)  # Eq. 8
+        with stage("decode"):
+            x, decoder = self.codec.decode(z, state.decoder)
+        with stage("cache"):
+            cache = self.denoiser.update_cache(z, cache)  # Alg. 1, line 14
+        after = replace(state, cache=cache, encoder=encoder, decoder=decoder, grounded=state.grounded or guided)
+        return self._finish(y, x, x_init, guided, after, config, stage)
+
+    def is_guided(self, state: StreamState, config: SolverConfig, rung: Rung) -> bool:
+        """Whether the next chunk is guided: when ungrounded, on the calendar, or when the residual asks."""
+        if not state.grounded:
+            return True
+        if rung != "full":
+            return False
+        due = config.reinject_every > 0 and state.index % config.reinject_every == 0
+        drifted = (
+            config.reinject_residual > 0
+            and state.residual is not None
+            and state.guided_residual is not None
+            and state.residual > config.reinject_residual * state.guided_residual
+        )
+        return due or drifted
+
+    @staticmethod
+    def _times(config: SolverConfig, rung: Rung) -> tuple[float, ...]:
+        if not config.denoise:
+            return ()
+        return timesteps(config.t0, config.num_steps if rung == "full" else 1)
+
+    @staticmethod
+    def _finish(
+        y: Tensor,
+        x: Tensor,
+        x_init: Tensor,
+        guided: bool,
+        state: StreamState,
+        config: SolverConfig,
+        stage: Stage,
+    ) -> tuple[Restored, StreamState]:
+        """Output consistency, the residual, and what the next chunk must remember."""
+        op = state.operator
+        with stage("prox"):
+            drift = op.residual(x, y, state.x_past)
+            residual = drift
+            if config.output_gamma > 0:
+                x = prox_l2(op, x, y, state.x_past, config.output_gamma, config.output_prox_steps)
+                residual = op.residual(x, y, state.x_past)
+            x = x.clamp(-1, 1)
+        after = replace(
+            state,
+            index=state.index + 1,
+            y_past=remember(state.y_past, y, op.lookback),
+            x_past=remember(state.x_past, x, op.reach),
+            residual=drift,
+            guided_residual=drift if guided else state.guided_residual,
+        )
+        return Restored(x, x_init, guided, residual), after
+
+
+def remember(past: Tensor | None, frames: Tensor, count: int) -> Tensor | None:
+    """The last `count` frames of `past` followed by `frames`; None when nothing need be remembered."""
+    if count == 0:
+        return None
+    together = frames if past is None else torch.cat([past, frames])
+    return together[-count:].clone()
