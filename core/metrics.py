@@ -1,0 +1,62 @@
+"""How near a restored video is to the original. Frames are [T, 3, H, W] in [-1, 1] throughout."""
+
+from __future__ import annotations
+
+from pytorch_msssim import ssim as windowed_ssim  # type: ignore[import-untyped]
+from torch import Tensor
+
+_FLOOR = 1e-10
+"""mean square error of a perfect frame, so that its PSNR is 100 dB and not infinite"""
+
+
+def psnr_per_frame(a: Tensor, b: Tensor) -> list[float]:
+    """PSNR of each frame in dB, over RGB in [0, 1] with peak 1; 100 for equal frames."""
+    _check(a, b)
+    error = ((a.float() - b.float()) / 2).square().mean(dim=(1, 2, 3))
+    values: list[float] = (-10 * error.clamp_min(_FLOOR).log10()).tolist()
+    return values
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """The mean over frames of `psnr_per_frame`, dB."""
+    values = psnr_per_frame(a, b)
+    return sum(values) / len(values)
+
+
+def ssim_per_frame(a: Tensor, b: Tensor) -> list[float]:
+    """SSIM of each frame by pytorch-msssim: Gaussian window of 11 px, sigma 1.5, mean over R, G, B."""
+    _check(a, b)
+    if min(a.shape[-2:]) < 11:
+        raise ValueError(f"SSIM needs frames of at least 11x11 pixels, found {a.shape[-1]}x{a.shape[-2]}")
+    unit_a, unit_b = ((x.float() + 1).div(2).contiguous() for x in (a, b))
+    values: list[float] = windowed_ssim(unit_a, unit_b, data_range=1.0, size_average=False).tolist()
+    return values
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """The mean over frames of `ssim_per_frame`."""
+    values = ssim_per_frame(a, b)
+    return sum(values) / len(values)
+
+
+def flicker_per_step(restored: Tensor, original: Tensor) -> list[float]:
+    """|Δ restored - Δ original| of each pair of neighbouring frames, mean over RGB in [0, 1]: T - 1 values.
+
+    0 when the restored video changes from frame to frame exactly as the original does.
+    """
+    _check(restored, original)
+    error = (restored.float() - original.float()) / 2
+    values: list[float] = error.diff(dim=0).abs().mean(dim=(1, 2, 3)).tolist()
+    return values
+
+
+def flicker(restored: Tensor, original: Tensor) -> float:
+    """The mean of `flicker_per_step`; 0 for a single frame."""
+    values = flicker_per_step(restored, original)
+    return sum(values) / len(values) if values else 0.0
+
+
+def _check(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape or a.ndim != 4 or not len(a):
+        found = f"{tuple(a.shape)} and {tuple(b.shape)}"
+        raise ValueError(f"expected two equal shapes [T, 3, H, W], found {found}")
