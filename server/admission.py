@@ -1,0 +1,251 @@
+"""Whether the device can carry one more session. Pure: decides from measured chunk costs, in seconds, and bytes.
+
+Memory alone is the wrong signal: a device with half of its memory free may have no time left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from pydantic import Field
+
+from core.config import Config
+from core.solver import Rung
+
+
+class Workload(Config):
+    """What a session asks of a device: one chunk of this kind every period."""
+
+    model: str
+    width: int = Field(gt=0)
+    """restored pixels"""
+    height: int = Field(gt=0)
+    num_steps: int = Field(2, ge=1)
+    """denoising steps per chunk, K"""
+    reinject_every: int = Field(7, ge=0)
+    """every n-th chunk is guided; 0 guides the first only"""
+    fps: float = Field(16, gt=0)
+    frames: int = Field(12, gt=0)
+    """frames per chunk"""
+    budget: float = Field(0.75, gt=0)
+    """seconds from a chunk's last frame to its deadline"""
+
+    @property
+    def period(self) -> float:
+        """Seconds from chunk to chunk."""
+        return self.frames / self.fps
+
+
+class AdmissionConfig(Config):
+    reserve: float = Field(0.15, ge=0, lt=1)
+    """fraction of the device's time that is kept free for jitter, guided chunks that meet, and openings"""
+    max_sessions: int = Field(64, ge=1)
+    """sessions at most, whatever their cost: codecs and sockets are not the device's"""
+    memory_bytes: int = Field(0, ge=0)
+    """device memory for the state of sessions; 0 does not count bytes"""
+    smoothing: float = Field(0.3, gt=0, le=1)
+    """weight of the newest measurement in the device's slowness"""
+    memory_of_slowness: float = Field(2.0, gt=0)
+    """seconds without a measurement after which the device is trusted again, by halves"""
+    retry_after: float = Field(10.0, gt=0)
+    """seconds that a refused client is told to wait while no session has ended yet"""
+
+
+@dataclass(frozen=True)
+class Admit:
+    """The session may open."""
+
+    load: float
+    """fraction of the device's time that is taken with it"""
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """The session may not open now."""
+
+    reason: str
+    retry_after: float
+    """seconds, for the header of the same name"""
+
+
+RATIOS: dict[tuple[Rung, bool], float] = {
+    ("full", False): 1.0,
+    ("full", True): 2.5,
+    ("one_step", False): 0.7,
+    ("one_step", True): 1.5,
+    ("no_reinjection", False): 0.7,
+    ("no_reinjection", True): 1.5,
+    ("x_init", False): 0.2,
+    ("x_init", True): 0.2,
+    ("passthrough", False): 0.0,
+    ("passthrough", True): 0.0,
+}
+"""Cost of a chunk, by rung and whether it is guided, against a full unguided one: until it is measured."""
+
+ON_CALENDAR: tuple[Rung, ...] = ("full", "one_step")
+"""The rungs on which the calendar guides."""
+
+_Key = tuple[str, int, int, int, Rung, bool]
+"""model, width, height, num_steps, rung, guided"""
+
+
+@dataclass
+class _Open:
+    workload: Workload
+    bytes: int
+    since: float
+    rung: Rung = "full"
+
+
+@dataclass
+class Admission:
+    """The measured costs and the open sessions of one device."""
+
+    config: AdmissionConfig = field(default_factory=AdmissionConfig)
+    _costs: dict[_Key, float] = field(default_factory=dict)
+    """seconds a chunk of a kind took on the device at its warm-up speed"""
+    _slowness: float = 1.0
+    """how much slower chunks are now than then: a busy machine, a hot card"""
+    _measured_at: float = float("-inf")
+    _open: dict[str, _Open] = field(default_factory=dict)
+    _lifetimes: list[float] = field(default_factory=list)
+
+    def measure(
+        self, now: float, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False
+    ) -> None:
+        """Takes in what a chunk cost: the first of a kind sets that kind's cost, each later one the slowness."""
+        if rung == "passthrough":
+            return
+        key = _key(workload, rung, guided)
+        if key not in self._costs:
+            self._costs[key] = seconds / self.slowness(now)
+        observed = seconds / self._costs[key]
+        self._slowness += self.config.smoothing * (observed - self._slowness)
+        self._measured_at = now
+
+    def slowness(self, now: float) -> float:
+        """How much slower the device is than at its warm-up; without news it is trusted again by and by."""
+        silence = max(0.0, now - self._measured_at - self.config.memory_of_slowness)
+        if self._slowness <= 1:
+            return self._slowness
+        return float(1 + (self._slowness - 1) * 0.5 ** (silence / self.config.memory_of_slowness))
+
+    def cost(self, now: float, workload: Workload, rung: Rung = "full", guided: bool = False) -> float:
+        """Seconds that one chunk on `rung` takes at `now`; 0 for a model of which nothing was measured."""
+        return self._base(workload, rung, guided) * self.slowness(now)
+
+    def mean_cost(self, now: float, workload: Workload, rung: Rung = "full") -> float:
+        """Seconds per chunk on `rung`, the guided ones averaged in."""
+        plain = self.cost(now, workload, rung)
+        if rung not in ON_CALENDAR or workload.reinject_every == 0:
+            return plain
+        return plain + (self.cost(now, workload, rung, guided=True) - plain) / workload.reinject_every
+
+    def open(self, session_id: str, workload: Workload, now: float, session_bytes: int = 0) -> None:
+        """Counts a session that was admitted."""
+        if session_id in self._open:
+            raise ValueError(f"session {session_id} is open already")
+        self._open[session_id] = _Open(workload, session_bytes, now)
+
+    def close(self, session_id: str, now: float) -> None:
+        """Forgets a session; one that is not open is no error."""
+        session = self._open.pop(session_id, None)
+        if session is not None:
+            self._lifetimes = [*self._lifetimes[-31:], now - session.since]
+
+    def change(self, session_id: str, workload: Workload) -> None:
+        """A session's operator or solver changed, and its cost with it."""
+        self._open[session_id].workload = workload
+
+    def set_rung(self, session_id: str, rung: Rung) -> None:
+        """A session went up or down its ladder."""
+        self._open[session_id].rung = rung
+
+    def load(self, now: float) -> float:
+        """Fraction of the device's time that the open sessions take on the rungs they are on."""
+        return sum(self.mean_cost(now, s.workload, s.rung) / s.workload.period for s in self._open.values())
+
+    def room(self, session_id: str, rung: Rung, now: float) -> bool:
+        """Whether the device still has its reserve with this session on `rung` and the others as they are.
+
+        A session that is alone is held to no reserve, only to its own pace.
+        """
+        session = self._open[session_id]
+        period = session.workload.period
+        others = self.load(now) - self.mean_cost(now, session.workload, session.rung) / period
+        limit = 1.0 if len(self._open) == 1 else 1 - self.config.reserve
+        return others + self.mean_cost(now, session.workload, rung) / period <= limit
+
+    def decide(self, workload: Workload, now: float, session_bytes: int = 0) -> Admit | Refuse:
+        """Whether one more session may open: all at full quality, all deadlines held, with reserve.
+
+        The first session is never refused for its cost: on a slow device its ladder answers.
+        """
+        sessions = [s.workload for s in self._open.values()] + [workload]
+        load = sum(self.mean_cost(now, w) / w.period for w in sessions)
+        reason = self._no_place(session_bytes) or (self._no_time(now, sessions, load) if self._open else None)
+        return Refuse(reason, self._retry_after(now)) if reason else Admit(load)
+
+    def _no_place(self, session_bytes: int) -> str | None:
+        if len(self._open) >= self.config.max_sessions:
+            return f"all {self.config.max_sessions} places are taken"
+        taken = sum(s.bytes for s in self._open.values())
+        if self.config.memory_bytes and taken + session_bytes > self.config.memory_bytes:
+            free = self.config.memory_bytes - taken
+            return (
+                f"the device has {free / 2**20:.0f} MiB left, the session needs {session_bytes / 2**20:.0f}"
+            )
+        return None
+
+    def _no_time(self, now: float, sessions: list[Workload], load: float) -> str | None:
+        """Two tests: the time there is in the long run, and the moment when all chunks come at once, one guided."""
+        if load > 1 - self.config.reserve:
+            return f"the device would be {load:.0%} busy, at most {1 - self.config.reserve:.0%} is given out"
+        plain = [self.cost(now, w) for w in sessions]
+        guided = [self.cost(now, w, guided=True) for w in sessions]
+        at_once = sum(plain) + max(g - p for g, p in zip(guided, plain, strict=True))
+        budget = min(w.budget for w in sessions)
+        if at_once > budget:
+            return f"chunks that come at once would take {at_once:.2f} s, the tightest deadline is {budget:.2f} s"
+        return None
+
+    def _retry_after(self, now: float) -> float:
+        """The expected wait for the next session to end, from how long sessions last."""
+        if not self._lifetimes or not self._open:
+            return self.config.retry_after
+        return min(60.0, max(1.0, fmean(self._lifetimes) / len(self._open)))
+
+    def _base(self, workload: Workload, rung: Rung, guided: bool) -> float:
+        """The cost at warm-up speed: measured, or by ratio to the full chunk, or scaled from another size."""
+        known = self._costs.get(_key(workload, rung, guided))
+        if known is not None:
+            return known
+        if (rung, guided) == ("full", False):
+            return self._scaled(workload)
+        return self._base(workload, "full", False) * RATIOS[rung, guided]
+
+    def _scaled(self, workload: Workload) -> float:
+        """From the measured full chunk of the same model that is nearest in pixels: by pixels and by passes."""
+        pixels = workload.width * workload.height
+        known = [
+            (abs(w * h - pixels), seconds * pixels / (w * h) * (workload.num_steps + 1) / (steps + 1))
+            for (model, w, h, steps, rung, guided), seconds in self._costs.items()
+            if model == workload.model and (rung, guided) == ("full", False)
+        ]
+        return min(known)[1] if known else 0.0
+
+
+def _key(workload: Workload, rung: Rung, guided: bool) -> _Key:
+    return workload.model, workload.width, workload.height, workload.num_steps, rung, guided
+
+
+def place(devices: list[Admission], workload: Workload, now: float, session_bytes: int = 0) -> int | Refuse:
+    """Which of several devices takes a session: the least loaded that admits it, or the soonest refusal."""
+    answers = [device.decide(workload, now, session_bytes) for device in devices]
+    admitting = [(answer.load, index) for index, answer in enumerate(answers) if isinstance(answer, Admit)]
+    if admitting:
+        return min(admitting)[1]
+    return min(
+        (answer for answer in answers if isinstance(answer, Refuse)), key=lambda refusal: refusal.retry_after
+    )

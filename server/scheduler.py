@@ -1,0 +1,159 @@
+"""Which chunk the device restores next. Pure: no I/O, no threads, no clock; time is data, in seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from core.chunks import Chunk
+
+
+@dataclass(eq=False)
+class Job:
+    """One chunk of one session, wanted by `deadline`. All that the device needs travels with it."""
+
+    session_id: str
+    chunk: Chunk[Any]
+    deadline: float
+    """when the restored chunk is wanted: the arrival of its last frame plus the session's budget"""
+    opening: bool = False
+    """the first chunk of a stream: it has its own length and anchors the rest, so it is never shed"""
+    operator: Any = None
+    solver: Any = None
+    rung: Any = "full"
+    context: Any = None
+    """whatever else the session wants back with the result: source timestamps, arrival times"""
+
+
+@dataclass
+class _Lane:
+    """One session's queue, and its place in the common calendar of re-injections."""
+
+    spacing: float
+    """seconds between its chunks at the fastest pace that is its due"""
+    cycle: float
+    slot: float
+    """when in each `cycle` seconds it is guided"""
+    queue: deque[Job] = field(default_factory=deque)
+    turn: float = float("-inf")
+    """the deadline its next chunk would have, had it kept its pace so far"""
+    shed: int = 0
+    late: int = 0
+
+
+@dataclass
+class Scheduler:
+    """Earliest deadline first over sessions; the chunks of one session in order, at most `backlog` waiting.
+
+    A session that runs more than `burst` chunks ahead of its pace has the excess shed at the door, even when the
+    device is idle: it can neither take another's turn nor make another wait for a chunk that was not its due.
+    """
+
+    backlog: int = 2
+    """chunks of one session that may wait"""
+    burst: int = 2
+    """chunks by which a session may run ahead of its pace, as it does after a network stall"""
+    tolerance: float = 0.1
+    """fraction by which a session's pace may exceed its frame rate, so that no clock's drift costs a chunk"""
+    _lanes: dict[str, _Lane] = field(default_factory=dict)
+
+    def add(self, session_id: str, period: float = 0.75, reinject_every: int = 0, now: float = 0.0) -> int:
+        """Opens the queue of a session of one chunk every `period` seconds, and returns its phase.
+
+        The phase, in [0, reinject_every), shifts its calendar of guided chunks away from the others': see `is_due`.
+        """
+        if session_id in self._lanes:
+            raise ValueError(f"session {session_id} has a queue already")
+        if period <= 0:
+            raise ValueError(f"the chunk period must be above 0 seconds, not {period}")
+        cycle = period * reinject_every
+        phase, slot = self._spread(cycle, period, reinject_every, now)
+        self._lanes[session_id] = _Lane(period * (1 - self.tolerance), cycle, slot)
+        return phase
+
+    def remove(self, session_id: str) -> list[Job]:
+        """Forgets a session, known or not, and returns its jobs that still waited."""
+        lane = self._lanes.pop(session_id, None)
+        return list(lane.queue) if lane else []
+
+    def submit(self, job: Job) -> list[Job]:
+        """Queues `job` and returns what was shed, oldest first: `job` itself when its session is ahead of its pace.
+
+        A job that opens a stream supersedes all that waits: those chunks belong to a stream that ended.
+        """
+        lane = self._lanes[job.session_id]
+        shed = list(lane.queue) if job.opening else self._excess(lane, job)
+        lane.queue = deque(old for old in lane.queue if old not in shed)
+        if job not in shed:
+            lane.queue.append(job)
+        lane.shed += len(shed)
+        return shed
+
+    def next(self, now: float) -> Job | None:
+        """Takes the job to restore at `now`, None when nothing waits."""
+        lanes = [lane for lane in self._lanes.values() if lane.queue]
+        if not lanes:
+            return None
+        lane = min(lanes, key=lambda lane: (lane.queue[0].deadline, lane.turn))
+        job = lane.queue.popleft()
+        lane.turn = max(job.deadline, lane.turn) + lane.spacing
+        lane.late += now > job.deadline
+        return job
+
+    def waiting(self, session_id: str | None = None) -> int:
+        """Jobs that wait, of one session or of all."""
+        lanes = self._lanes.values() if session_id is None else [self._lanes[session_id]]
+        return sum(len(lane.queue) for lane in lanes)
+
+    def shed(self, session_id: str) -> int:
+        """Chunks of a session that were shed so far."""
+        return self._lanes[session_id].shed
+
+    def late(self, session_id: str) -> int:
+        """Chunks of a session that were taken after their deadline so far."""
+        return self._lanes[session_id].late
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a queue is longer, out of order, or fuller of strangers than it may be."""
+        for session_id, lane in self._lanes.items():
+            jobs, indices = list(lane.queue), [job.chunk.index for job in lane.queue]
+            assert all(job.session_id == session_id for job in jobs), (
+                f"{session_id} holds another session's job"
+            )
+            assert len(jobs) <= self.backlog, f"{session_id} holds {len(jobs)} jobs, at most {self.backlog}"
+            assert indices == sorted(set(indices)), f"{session_id} holds chunks in the order {indices}"
+            assert not any(job.opening for job in jobs[1:]), (
+                f"{session_id} holds an opening job behind another"
+            )
+
+    def _excess(self, lane: _Lane, job: Job) -> list[Job]:
+        """What must go before `job` can wait: nothing, the oldest that opens no stream, or `job` itself."""
+        ahead = min(len(lane.queue), self.backlog - 1)
+        over_pace = lane.turn + (ahead - self.burst) * lane.spacing > job.deadline
+        over_backlog = len(lane.queue) >= self.backlog
+        if not over_pace and not over_backlog:
+            return []
+        oldest = next((old for old in lane.queue if not old.opening), job)
+        return [job if over_pace else oldest]
+
+    def _spread(self, cycle: float, period: float, every: int, now: float) -> tuple[int, float]:
+        """The phase whose guided chunks come farthest from everybody else's, and when in the cycle they come."""
+        if every < 2:
+            return 0, 0.0
+        taken = [lane.slot for lane in self._lanes.values() if lane.cycle == cycle]
+        slots = [(now - phase * period) % cycle for phase in range(every)]
+        best = max(
+            range(every), key=lambda phase: min((_apart(slots[phase], t, cycle) for t in taken), default=0.0)
+        )
+        return best, slots[best]
+
+
+def _apart(a: float, b: float, cycle: float) -> float:
+    """The distance of two moments on a circle of `cycle` seconds."""
+    return min((a - b) % cycle, (b - a) % cycle)
+
+
+def is_due(index: int, every: int, phase: int) -> bool:
+    """Whether the calendar guides chunk `index`, re-injecting every `every` chunks from `phase` on; 0 never does."""
+    return every > 0 and (index + phase) % every == 0
