@@ -1,4 +1,4 @@
-"""Whether the device can carry one more session. Pure: decides from measured chunk costs, in seconds, and bytes.
+"""Whether the device can carry one more session. Pure: decides from measured chunk costs (s) and bytes.
 
 Memory alone is the wrong signal: a device with half of its memory free may have no time left.
 """
@@ -114,7 +114,7 @@ class Admission:
     def measure(
         self, now: float, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False
     ) -> None:
-        """Takes in what a chunk cost: the first of a kind sets that kind's cost, each later one the slowness."""
+        """Takes in what a chunk took: the first of a kind sets its cost, each later one the slowness."""
         if rung == "passthrough":
             return
         key = _key(workload, rung, guided)
@@ -199,7 +199,7 @@ class Admission:
         return None
 
     def _no_time(self, now: float, sessions: list[Workload], load: float) -> str | None:
-        """Two tests: the time there is in the long run, and the moment when all chunks come at once, one guided."""
+        """Tests the long run, and the moment when the chunks of all come at once, one of them guided."""
         if load > 1 - self.config.reserve:
             return f"the device would be {load:.0%} busy, at most {1 - self.config.reserve:.0%} is given out"
         plain = [self.cost(now, w) for w in sessions]
@@ -207,7 +207,7 @@ class Admission:
         at_once = sum(plain) + max(g - p for g, p in zip(guided, plain, strict=True))
         budget = min(w.budget for w in sessions)
         if at_once > budget:
-            return f"chunks that come at once would take {at_once:.2f} s, the tightest deadline is {budget:.2f} s"
+            return f"chunks that come at once would take {at_once:.2f} s, the budget is {budget:.2f} s"
         return None
 
     def _retry_after(self, now: float) -> float:
@@ -226,7 +226,7 @@ class Admission:
         return self._base(workload, "full", False) * RATIOS[rung, guided]
 
     def _scaled(self, workload: Workload) -> float:
-        """From the measured full chunk of the same model that is nearest in pixels: by pixels and by passes."""
+        """From the same model's measured full chunk that is nearest in pixels: by pixels and by passes."""
         pixels = workload.width * workload.height
         known = [
             (abs(w * h - pixels), seconds * pixels / (w * h) * (workload.num_steps + 1) / (steps + 1))

@@ -1,4 +1,4 @@
-"""How good a session's next chunk may be. Pure: no clock; `now`, lateness and cost come in as arguments, in seconds."""
+"""How good a session's next chunk may be. Pure: `now`, lateness and cost come in as arguments, in seconds."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ class Ladder:
     def choose(
         self, now: float, deadline: float, cost: Callable[[Rung], float], lowest: Rung = "passthrough"
     ) -> Rung:
-        """The rung of a chunk that is about to start: the best, not above the session's, that `deadline` allows.
+        """The rung of a chunk about to start: the best, not above the session's, that `deadline` allows.
 
-        `cost` tells the seconds a chunk takes on a rung. When none will do it is `lowest`: `x_init` for a chunk that
-        opens a stream and cannot go by the device. A chunk that must go lower takes its session one rung down.
+        `cost` tells the seconds a chunk takes on a rung. When none will do it is `lowest`: `x_init` for a
+        chunk that opens a stream and cannot pass the device by. A chunk that must go lower takes its session
+        one rung down.
         """
         candidates = RUNGS[RUNGS.index(self.rung) : RUNGS.index(lowest)]
         fits = [rung for rung in candidates if now + cost(rung) <= deadline]

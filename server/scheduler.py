@@ -46,8 +46,8 @@ class _Lane:
 class Scheduler:
     """Earliest deadline first over sessions; the chunks of one session in order, at most `backlog` waiting.
 
-    A session that runs more than `burst` chunks ahead of its pace has the excess shed at the door, even when the
-    device is idle: it can neither take another's turn nor make another wait for a chunk that was not its due.
+    A session that runs more than `burst` chunks ahead of its pace has the excess shed at the door, even when
+    the device is idle: it can neither take another's turn nor make it wait for a chunk that was not due.
     """
 
     backlog: int = 2
@@ -61,7 +61,7 @@ class Scheduler:
     def add(self, session_id: str, period: float = 0.75, reinject_every: int = 0, now: float = 0.0) -> int:
         """Opens the queue of a session of one chunk every `period` seconds, and returns its phase.
 
-        The phase, in [0, reinject_every), shifts its calendar of guided chunks away from the others': see `is_due`.
+        The phase, in [0, reinject_every), shifts its guided chunks away from the others': see `is_due`.
         """
         if session_id in self._lanes:
             raise ValueError(f"session {session_id} has a queue already")
@@ -78,7 +78,7 @@ class Scheduler:
         return list(lane.queue) if lane else []
 
     def submit(self, job: Job) -> list[Job]:
-        """Queues `job` and returns what was shed, oldest first: `job` itself when its session is ahead of its pace.
+        """Queues `job` and returns what was shed, oldest first: `job` itself when it is ahead of its pace.
 
         A job that opens a stream supersedes all that waits: those chunks belong to a stream that ended.
         """
@@ -115,17 +115,14 @@ class Scheduler:
         return self._lanes[session_id].late
 
     def check_integrity(self) -> None:
-        """Raises AssertionError when a queue is longer, out of order, or fuller of strangers than it may be."""
+        """Raises AssertionError when a queue is too long, out of order, or holds another session's job."""
         for session_id, lane in self._lanes.items():
             jobs, indices = list(lane.queue), [job.chunk.index for job in lane.queue]
-            assert all(job.session_id == session_id for job in jobs), (
-                f"{session_id} holds another session's job"
-            )
+            owners = {job.session_id for job in jobs}
+            assert owners <= {session_id}, f"{session_id} holds jobs of {owners}"
             assert len(jobs) <= self.backlog, f"{session_id} holds {len(jobs)} jobs, at most {self.backlog}"
             assert indices == sorted(set(indices)), f"{session_id} holds chunks in the order {indices}"
-            assert not any(job.opening for job in jobs[1:]), (
-                f"{session_id} holds an opening job behind another"
-            )
+            assert not any(job.opening for job in jobs[1:]), f"{session_id} opens a stream behind another job"
 
     def _excess(self, lane: _Lane, job: Job) -> list[Job]:
         """What must go before `job` can wait: nothing, the oldest that opens no stream, or `job` itself."""
@@ -138,14 +135,13 @@ class Scheduler:
         return [job if over_pace else oldest]
 
     def _spread(self, cycle: float, period: float, every: int, now: float) -> tuple[int, float]:
-        """The phase whose guided chunks come farthest from everybody else's, and when in the cycle they come."""
+        """The phase whose guided chunks come farthest from all others', and when in the cycle they come."""
         if every < 2:
             return 0, 0.0
         taken = [lane.slot for lane in self._lanes.values() if lane.cycle == cycle]
         slots = [(now - phase * period) % cycle for phase in range(every)]
-        best = max(
-            range(every), key=lambda phase: min((_apart(slots[phase], t, cycle) for t in taken), default=0.0)
-        )
+        gaps = [min((_apart(slot, other, cycle) for other in taken), default=0.0) for slot in slots]
+        best = gaps.index(max(gaps))
         return best, slots[best]
 
 
@@ -155,5 +151,5 @@ def _apart(a: float, b: float, cycle: float) -> float:
 
 
 def is_due(index: int, every: int, phase: int) -> bool:
-    """Whether the calendar guides chunk `index`, re-injecting every `every` chunks from `phase` on; 0 never does."""
+    """Whether the calendar guides chunk `index`: every `every`-th, shifted by `phase`; 0 guides none."""
     return every > 0 and (index + phase) % every == 0
