@@ -23,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 Mode = Literal["incoming", "simulate"]
 """Whether the frames that come in are the measurement y, or clean frames to which the engine applies A first."""
 
-Panel = Literal["original", "degraded", "restored"]
+Panel = Literal["original", "degraded", "x_init", "restored"]
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Engine:
         if not torch.isfinite(restored.x).all():
             raise FloatingPointError(f"chunk {state.index - 1} of stream {stream_id} is not finite")
         with stage("transfer"):
-            views = {"original": x, "degraded": y, "restored": restored.x}
+            views = {"original": x, "degraded": y, "x_init": restored.x_init, "restored": restored.x}
             pixels = torch.cat([operator.show(views[p]) if p == "degraded" else views[p] for p in panels], dim=-1)
             result = ChunkResult(to_pixels(pixels), restored.guided, restored.residual)
         if stream.mode == "simulate":
