@@ -84,15 +84,18 @@ class Engine:
         rung: Rung = "full",
         panels: tuple[Panel, ...] = ("restored",),
         stage: Stage = untimed,
+        gap: bool = False,
     ) -> ChunkResult:
         """Restores the next chunk of a stream; a changed `operator` starts anew with this chunk.
+
+        `gap` says that frames are missing before this chunk: an operator that remembers frames starts anew too.
 
         Raises KeyError for a stream that is not open, ValueError for a wrong number or size of frames, and
         FloatingPointError when the result is not finite.
         """
         stream = self._streams[stream_id]
         state, clean_past = stream.state, stream.clean_past
-        if operator != state.operator:
+        if operator != state.operator or (gap and (operator.reach or operator.lookback)):
             operator.prepare(stream.height, stream.width)
             state, clean_past = state.change_operator(operator), None
         self._check(stream, frames, operator)

@@ -1,0 +1,201 @@
+"""The device process: one engine, asked one thing at a time over a pipe. Knows no session and no network.
+
+Started as `python -m server.device FD`; it ends when the other end of the pipe closes, which is also when the
+server dies. An error that is not one stream's own fault ends it: after that a device cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from socket import AF_UNIX, SOCK_STREAM, fromfd, recv_fds
+
+import numpy as np
+import torch
+
+from core.engine import Engine
+from core.models import load
+from core.operators import SuperResolution
+from core.solver import SolverConfig
+from server.frame_memory import FrameMemory
+from server.messages import (
+    LOG_FORMAT,
+    Close,
+    DeviceOptions,
+    Done,
+    Loaded,
+    Open,
+    Panel,
+    Ping,
+    Ready,
+    Refused,
+    Reply,
+    Request,
+    Step,
+    Stepped,
+    Unusable,
+)
+
+logger = logging.getLogger("server.device")
+
+PR_SET_PDEATHSIG = 1
+
+
+class StageTimer:
+    """Milliseconds of each stage of one chunk, in the sense of core.solver.Stage."""
+
+    def __init__(self, synchronize: Callable[[], None]):
+        self.ms: dict[str, float] = {}
+        self._synchronize = synchronize
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self.ms[name] = self.ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
+
+
+@dataclass
+class Device:
+    """Answers requests with an engine and the frame memory of each open stream."""
+
+    engine: Engine
+    descriptor: Callable[[], int]
+    """receives the file descriptor that follows an Open"""
+    _streams: dict[str, tuple[FrameMemory, tuple[Panel, ...]]] = field(default_factory=dict)
+
+    def answer(self, request: Request) -> Reply:
+        match request:
+            case Open():
+                return self._open(request)
+            case Step():
+                return self._step(request)
+            case Close():
+                return self._close(request.stream_id)
+            case Ping():
+                return Done()
+
+    def _open(self, request: Open) -> Reply:
+        spec, memory = request.spec, FrameMemory(self.descriptor(), request.input_bytes, request.output_bytes)
+        self._close(request.stream_id)
+        try:
+            self.engine.open(
+                request.stream_id, request.operator, spec.mode, spec.height, spec.width, spec.seed
+            )
+        except ValueError as error:
+            memory.close()
+            return Refused(str(error))
+        self._streams[request.stream_id] = memory, spec.panels
+        return Done()
+
+    def _step(self, request: Step) -> Reply:
+        start = time.perf_counter()
+        timer = StageTimer(self._synchronize)
+        try:
+            memory, panels = self._streams[request.stream_id]
+            with timer("transfer"):
+                frames = memory.read_input(request.shape)
+            result = self.engine.step(
+                request.stream_id,
+                frames,
+                request.operator,
+                request.solver,
+                request.rung,
+                panels,
+                timer,
+                gap=request.gap,
+            )
+            with timer("transfer"):
+                memory.write_output(result.panels)
+        except (ValueError, FloatingPointError) as error:
+            return Refused(str(error))
+        except KeyError:
+            return Refused(f"stream {request.stream_id} is not open on the device")
+        timer.ms["total"] = 1000 * (time.perf_counter() - start)
+        shape = result.panels.shape
+        return Stepped(shape, result.guided, result.residual, result.psnr, result.psnr_x_init, timer.ms)
+
+    def _close(self, stream_id: str) -> Reply:
+        self.engine.close(stream_id)
+        memory, _ = self._streams.pop(stream_id, (None, ()))
+        if memory is not None:
+            memory.close()
+        return Done()
+
+    def _synchronize(self) -> None:
+        """Waits for the device, so that a stage's time is its own."""
+        if self.engine.model.device.type == "cuda":
+            torch.cuda.synchronize(self.engine.model.device)
+
+
+def warm_up(engine: Engine, size: tuple[int, int]) -> float:
+    """Seconds of one full later chunk of `size` (width, height), after an opening one and one to warm up."""
+    width, height = size
+    operator = SuperResolution()
+    rng = np.random.default_rng(0)
+    engine.open("warmup", operator, "simulate", height, width)
+    seconds = 0.0
+    for index in range(3):
+        frames = rng.integers(0, 256, (engine.spec.frames(index), height, width, 3), np.uint8)
+        start = time.perf_counter()
+        engine.step("warmup", frames, operator, SolverConfig())
+        seconds = time.perf_counter() - start
+    engine.close("warmup")
+    return seconds
+
+
+def serve(connection: Connection, options: DeviceOptions) -> None:
+    """Loads, warms up, and answers until the other end closes."""
+    try:
+        model = load(options.model, weights=options.weights, device=options.device, codec=options.codec)
+    except (ValueError, FileNotFoundError) as error:
+        connection.send(Unusable(str(error)))
+        return
+    connection.send(Loaded(model.name, str(model.device)))
+    engine = Engine(model)
+    costs = {size: warm_up(engine, size) for size in options.warm_sizes}
+    device = Device(engine, lambda: receive_descriptor(connection))
+    connection.send(Ready(costs, {}))
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        connection.send(device.answer(request))
+
+
+def receive_descriptor(connection: Connection) -> int:
+    with fromfd(connection.fileno(), AF_UNIX, SOCK_STREAM) as socket:
+        _, descriptors, _, _ = recv_fds(socket, 1, 1)
+    return descriptors[0]
+
+
+def end_with_parent() -> None:
+    """Asks Linux to end this process with its parent, even in the middle of a chunk."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Connection(int(sys.argv[1])) as connection:
+        options: DeviceOptions = connection.recv()
+        logging.basicConfig(level=options.log_level.upper(), format=LOG_FORMAT)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        serve(connection, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""What server and device process say to each other: one request, one reply. Pixels go by FrameMemory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.operators import Operator
+from core.solver import Rung, SolverConfig
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+Mode = Literal["incoming", "simulate"]
+"""Whether a session's frames are the measurement y, or clean frames that the server degrades first."""
+
+Panel = Literal["original", "degraded", "restored"]
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What the device process is told at its start."""
+
+    model: str = "tiny"
+    device: str = "auto"
+    weights: str = "pretrained"
+    codec: str | None = None
+    threads: int = 0
+    """CPU threads; 0 leaves it to torch"""
+    warm_sizes: tuple[tuple[int, int], ...] = ((416, 240),)
+    """(width, height) of restored frames"""
+    log_level: str = "info"
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What is fixed for the life of a stream."""
+
+    height: int
+    width: int
+    """of a restored frame, in pixels"""
+    mode: Mode
+    panels: tuple[Panel, ...] = ("restored",)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Open:
+    """Opens a stream, in place of one of the same id. The descriptor of its frame memory follows."""
+
+    stream_id: str
+    spec: StreamSpec
+    operator: Operator
+    input_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Restores the chunk that lies in the stream's frame memory."""
+
+    stream_id: str
+    shape: tuple[int, int, int, int]
+    """[T, H, W, 3]"""
+    operator: Operator
+    solver: SolverConfig
+    rung: Rung
+    gap: bool
+    """frames are missing before this chunk"""
+
+
+@dataclass(frozen=True)
+class Close:
+    stream_id: str
+
+
+@dataclass(frozen=True)
+class Ping:
+    pass
+
+
+Request = Open | Step | Close | Ping
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The model is in memory; warm-up follows."""
+
+    model: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The device restores from now on."""
+
+    chunk_seconds: dict[tuple[int, int], float]
+    """measured at warm-up: seconds of one full later chunk, by (width, height)"""
+    session_bytes: dict[tuple[int, int], int]
+    """memory of one open stream, by (width, height)"""
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """The device cannot start, and a restart would not help."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing to tell: opened, closed, alive."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The restored chunk lies in the stream's frame memory."""
+
+    shape: tuple[int, int, int, int]
+    """[T, H, W * panels, 3]"""
+    guided: bool
+    residual: float
+    psnr: float | None
+    psnr_x_init: float | None
+    ms: dict[str, float] = field(default_factory=dict)
+    """milliseconds of each stage, and `total`"""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """This stream's fault: nothing changed, and every other stream goes on."""
+
+    reason: str
+
+
+Reply = Loaded | Ready | Unusable | Done | Stepped | Refused

@@ -1,0 +1,117 @@
+"""When each restored frame leaves. Pure: no I/O, no clock; time is data, in seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from math import ceil, floor
+from typing import Generic, TypeVar
+
+F = TypeVar("F")
+
+SLACK = 1
+"""slots of reserve that an underrun adds beyond what it was late, and that a catch-up leaves"""
+
+
+@dataclass
+class Playout(Generic[F]):
+    """Frames on an absolute clock: source slot n leaves in output slot n + delay, at origin + slot / fps.
+
+    `delay` grows by whole slots when a chunk comes late (an underrun) and shrinks, a frame dropped for each,
+    when for a while every chunk came earlier than it need. Output timestamps are output slots, so a receiver
+    sees an even pace whatever happens here.
+    """
+
+    fps: float
+    preroll: float = 0.1
+    """seconds between the first frame's arrival and its departure"""
+    capacity: int = 48
+    """frames that may wait; the oldest are dropped"""
+    window: float = 3.0
+    """seconds over which early chunks must have been early to be caught up with"""
+    stride: int = 8
+    """frames played for each one dropped while catching up"""
+
+    played: int = 0
+    late: int = 0
+    """frames dropped because their time had passed, or for want of room"""
+    underruns: int = 0
+    caught_up: int = 0
+    """frames dropped to win back latency"""
+
+    _origin: float | None = None
+    _delay: int = 0
+    _queue: deque[tuple[int, F]] = field(default_factory=deque)
+    _margins: deque[tuple[float, float]] = field(default_factory=deque)
+    """arrival and earliness in slots of each chunk within the window"""
+    _since_drop: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def put(self, frames: list[tuple[int, F]], now: float) -> list[F]:
+        """Queues frames with their source slots, in order, and returns those that were dropped for room."""
+        if not frames:
+            return []
+        first = frames[0][0]
+        if self._origin is None:
+            self._origin, self._delay = now + self.preroll, -first
+        margin = first + self._delay - self._slot(now)
+        if margin < 0:
+            late = ceil(-margin) + SLACK
+            self.underruns += 1
+            self._delay += late
+            self._margins.clear()
+            margin += late
+        self._margins.append((now, margin))
+        self._queue.extend(frames)
+        dropped = [self._queue.popleft()[1] for _ in range(len(self._queue) - self.capacity)]
+        self.late += len(dropped)
+        return dropped
+
+    def due(self) -> float | None:
+        """When the next frame leaves; None while none waits."""
+        if self._origin is None or not self._queue:
+            return None
+        return self._origin + (self._queue[0][0] + self._delay) / self.fps
+
+    def take(self, now: float) -> tuple[int, F, list[F]] | None:
+        """The output slot and frame that leave by `now`, and what was dropped; None when none is due."""
+        due = self.due()
+        if due is None or now < due:
+            return None
+        dropped = self._drop_late(now)
+        slot, frame = self._queue.popleft()
+        output = slot + self._delay
+        self.played += 1
+        dropped += self._catch_up(now)
+        return output, frame, dropped
+
+    def _drop_late(self, now: float) -> list[F]:
+        """Whoever takes frames fell behind: all but the newest frame that is due are dropped."""
+        dropped: list[F] = []
+        while len(self._queue) > 1 and self._queue[1][0] + self._delay <= floor(self._slot(now)):
+            dropped.append(self._queue.popleft()[1])
+        self.late += len(dropped)
+        return dropped
+
+    def _catch_up(self, now: float) -> list[F]:
+        """Drops the next frame, and leaves the rest a slot earlier, while chunks come too early."""
+        while self._margins and now - self._margins[0][0] > self.window:
+            self._margins.popleft()
+        self._since_drop += 1
+        enough = len(self._margins) > 1 and self._margins[0][0] + 0.5 * self.window < now
+        if not enough or not self._queue or self._since_drop < self.stride:
+            return []
+        if min(margin for _, margin in self._margins) <= self.preroll * self.fps + SLACK:
+            return []
+        self._since_drop = 0
+        self._delay -= 1
+        self.caught_up += 1
+        self._margins = deque((when, margin - 1) for when, margin in self._margins)
+        return [self._queue.popleft()[1]]
+
+    def _slot(self, now: float) -> float:
+        assert self._origin is not None, "no frame was put yet"
+        return (now - self._origin) * self.fps

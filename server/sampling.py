@@ -1,0 +1,64 @@
+"""Source timestamps to the slots of a session's frame rate. Pure: no I/O, no clock; times are in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What becomes of one frame that arrived."""
+
+    slot: int | None
+    """its place at the session's rate, counted from 0; None drops it"""
+    repeats: int = 0
+    """empty slots right before it, to be filled with the frame before"""
+    gap: bool = False
+    """too much is missing before it to be filled: what follows is a new stream to every temporal operator"""
+
+
+DROPPED = Sample(None)
+
+
+@dataclass
+class FrameSampler:
+    """Samples a track to `fps` by its own timestamps: no jitter of the network costs or doubles a frame.
+
+    Timestamps are trusted to `tolerance` seconds against arrival times. A sudden jump beyond that is another
+    source: it is anchored anew, and is a gap. What runs ahead bit by bit is too much, and is dropped.
+    """
+
+    fps: float
+    max_fill: float = 2.0
+    """seconds of missing frames that are filled by repeating; more is a gap"""
+    tolerance: float = 2.0
+    _source: float = 0.0
+    """timestamp of slot 0"""
+    _arrival: float = 0.0
+    """arrival of the frame that anchored slot 0"""
+    _last: tuple[float, float, int] | None = None
+    """timestamp, arrival and slot of the last frame that was kept"""
+
+    def accept(self, timestamp: float, now: float) -> Sample:
+        """Decides on the frame with `timestamp` that arrived at `now`."""
+        if self._last is None:
+            return self._anchor(timestamp, now, slot=0, gap=False)
+        last_timestamp, last_arrival, last_slot = self._last
+        elapsed = now - last_arrival
+        if abs((timestamp - last_timestamp) - elapsed) > self.tolerance + elapsed:
+            return self._anchor(timestamp, now, slot=last_slot + 1 + round(elapsed * self.fps), gap=True)
+        if (timestamp - self._source) - (now - self._arrival) > self.tolerance:
+            return DROPPED
+        slot = round((timestamp - self._source) * self.fps)
+        missing = slot - last_slot - 1
+        if missing < 0:
+            return DROPPED
+        self._last = (timestamp, now, slot)
+        if missing > self.max_fill * self.fps:
+            return Sample(slot, gap=True)
+        return Sample(slot, repeats=missing)
+
+    def _anchor(self, timestamp: float, now: float, slot: int, gap: bool) -> Sample:
+        self._source, self._arrival = timestamp - slot / self.fps, now - slot / self.fps
+        self._last = (timestamp, now, slot)
+        return Sample(slot, gap=gap)

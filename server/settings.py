@@ -1,0 +1,184 @@
+"""Everything the server can be told, in one frozen object. The only file that reads the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from core.errors import UsageError
+
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+
+
+def parse_size(text: object) -> tuple[int, int]:
+    """WIDTHxHEIGHT to (width, height). Raises ValueError for anything else."""
+    if isinstance(text, tuple | list) and len(text) == 2:
+        return int(text[0]), int(text[1])
+    match = SIZE.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError(f"a size is WIDTHxHEIGHT, as in 416x240, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def show_size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(show_size)]
+"""(width, height) in pixels, written WIDTHxHEIGHT"""
+
+
+class Settings(BaseSettings):
+    """Later sources win: defaults, the TOML file, AVIS_* of the environment, the command line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AVIS_", extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    host: str = "127.0.0.1"
+    """address the HTTP server listens on"""
+    port: int = Field(8080, ge=0, le=65535)
+    """port of the HTTP server; 0 takes a free one"""
+
+    model: str = "tiny"
+    """name of the model that restores, as `avis doctor` lists them"""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N"""
+    weights: str = "pretrained"
+    """pretrained, or random to try a model without its weights"""
+    codec: str | None = None
+    """the video codec of a model that has several; unset takes its default"""
+    threads: int = Field(0, ge=0, le=1024)
+    """CPU threads of the device process; 0 leaves it to torch"""
+    warm_sizes: tuple[Size, ...] = ((416, 240),)
+    """restored sizes that are warmed up and timed before the first session"""
+    solver: dict[str, Any] = Field(default_factory=dict)
+    """a session's solver settings where it says nothing, by name: see core.solver.SolverConfig"""
+
+    max_sessions: int = Field(8, ge=1, le=1000)
+    """sessions at a time, whatever the device could carry"""
+    fps: float = Field(16.0, ge=1, le=60)
+    """frames per second of a session that names no rate"""
+    max_fps: float = Field(30.0, ge=1, le=60)
+    """most frames per second that a session may ask for"""
+    min_side: int = Field(64, ge=16)
+    """shortest side of a restored frame, in pixels"""
+    max_pixels: int = Field(832 * 480, ge=64 * 64)
+    """most pixels of a restored frame"""
+    max_body: int = Field(256 * 1024, ge=1024)
+    """most bytes of a request; a drawn mask is the largest thing in it"""
+
+    latency_budget: float = Field(1.5, gt=0, le=30)
+    """seconds from a chunk's last frame to the first of its restored frames that the quality ladder holds"""
+    backlog: int = Field(2, ge=1, le=8)
+    """chunks of one session that may wait for the device"""
+    preroll: float = Field(0.1, ge=0, le=2)
+    """seconds of restored video kept in hand against jitter"""
+
+    offer_timeout: float = Field(5.0, gt=0)
+    """seconds that negotiating an offer may take"""
+    connect_timeout: float = Field(15.0, gt=0)
+    """seconds from the answer to a connected peer"""
+    first_frame_timeout: float = Field(5.0, gt=0)
+    """seconds from a connected peer to its first frame"""
+    idle_pause: float = Field(2.0, gt=0)
+    """seconds without a frame after which the next one starts a new stream"""
+    idle_timeout: float = Field(10.0, gt=0)
+    """seconds without a frame after which a session is closed"""
+    max_session_time: float = Field(0.0, ge=0)
+    """seconds after which a session is closed; 0 never does"""
+    drain_timeout: float = Field(3.0, gt=0, le=4)
+    """seconds that closing all sessions may take when the server ends"""
+
+    load_timeout: float = Field(600.0, gt=0)
+    """seconds in which the device process must have its model loaded and warm"""
+    step_timeout: float = Field(30.0, gt=0)
+    """seconds a chunk may take at most; a device that has shown its pace is given less"""
+    max_restarts: int = Field(5, ge=0)
+    """restarts of the device process in a row, without one restored chunk between, before giving up"""
+
+    ice_servers: tuple[str, ...] = ()
+    """URLs of STUN and TURN servers; none are asked unless named here"""
+    ice_username: str | None = None
+    """user of the TURN servers"""
+    ice_credential: str | None = None
+    """password of the TURN servers"""
+    bind: str | None = None
+    """local address for media; unset takes all of the machine's"""
+    udp_ports: str | None = Field(None, pattern=r"^\d+-\d+$")
+    """range of local UDP ports for media, as in 50000-50100"""
+    public_ip: str | None = None
+    """address to name in candidates when a 1:1 NAT stands before the server"""
+
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    """least severity that is logged"""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, FileSource(settings_cls, init_settings)
+
+
+class FileSource(PydanticBaseSettingsSource):
+    """The values of the TOML file, which `read_settings` hands over under a name that is no setting."""
+
+    KEY = "_file"
+
+    def __init__(self, settings_cls: type[BaseSettings], init: PydanticBaseSettingsSource):
+        super().__init__(settings_cls)
+        self._values: dict[str, Any] = getattr(init, "init_kwargs", {}).pop(self.KEY, {})
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return self._values.get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return self._values
+
+
+def read_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """The settings of this run. Raises UsageError with one sentence that names the wrong value."""
+    try:
+        return Settings(**{FileSource.KEY: _read_toml(config)}, **overrides)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"setting {name}: {first['msg']} (found {first['input']!r})") from error
+
+
+def _read_toml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration {path} is not TOML: {error}") from error
+
+
+DEVICE_ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""Waiting threads must sleep, not spin beside the codecs; mapped memory is kept, as page faults are dear."""
+
+
+def device_environment() -> dict[str, str]:
+    """What the device process sees: this environment, what a numeric library wants, where our code lies."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**DEVICE_ENVIRONMENT, **os.environ, "PYTHONPATH": path}
