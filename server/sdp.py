@@ -453,12 +453,8 @@ def write_offer(offer: Offer) -> str:
 def write_section(section: Section) -> list[str]:
     if section.kind == "application":
         lines = ["m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "c=IN IP4 0.0.0.0"]
-        return [
-            *lines,
-            f"a=mid:{section.mid}",
-            f"a=sctp-port:{section.sctp_port}",
-            "a=max-message-size:65536",
-        ]
+        lines += [f"a=mid:{section.mid}", f"a=sctp-port:{section.sctp_port}"]
+        return [*lines, "a=max-message-size:65536"]
     types = " ".join(str(codec.payload_type) for codec in section.codecs)
     lines = [f"m={section.kind} 9 UDP/TLS/RTP/SAVPF {types}", "c=IN IP4 0.0.0.0"]
     lines += [f"a=mid:{section.mid}", f"a={section.direction}", "a=rtcp-mux"]

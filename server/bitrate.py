@@ -1,0 +1,67 @@
+"""How many bits per second a restored picture deserves, and when an encoder follows its receiver. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REFERENCE_PIXELS = 832 * 480 * 16
+"""pixels per second at which `REFERENCE_BPS` gives above 40 dB of PSNR"""
+REFERENCE_BPS = 2_000_000
+LEAST_BPS = 200_000
+
+
+@dataclass(frozen=True)
+class Bitrates:
+    """Bits per second of one video encoder: where it starts, and between what it follows its receiver."""
+
+    start: int
+    least: int
+    most: int
+
+    def clamp(self, bps: float) -> int:
+        return int(min(max(bps, self.least), self.most))
+
+
+def bitrates(width: int, height: int, fps: float) -> Bitrates:
+    """The rates for a picture size. Small pictures need more bits a pixel, hence the power 3/4."""
+    pixels = width * height * fps
+    start = int(REFERENCE_BPS * (pixels / REFERENCE_PIXELS) ** 0.75)
+    return Bitrates(start, LEAST_BPS, max(2 * start, 4 * LEAST_BPS))
+
+
+@dataclass
+class RateFollower:
+    """Follows the receiver's estimate in few and large steps: each rebuilds the encoder and costs a key frame.
+
+    A receiver estimates no more than it gets. An estimate above what we send therefore says nothing against our
+    rate: only one that binds makes us send less.
+    """
+
+    rates: Bitrates
+    estimate: float | None = None
+    """bits per second that the receiver can take, None before it said anything"""
+    sent: float = 0
+    """bits per second that left lately"""
+    current: int = 0
+    _changed: float | None = None
+
+    def choose(self, now: float, free: bool = False) -> int:
+        """The rate to encode at from now on. `free`: a key frame is due anyway, so a step costs nothing."""
+        wanted = self._wanted()
+        if self._changed is None or self._worth(wanted, now - self._changed, free):
+            self.current, self._changed = wanted, now
+        return self.current
+
+    def _wanted(self) -> int:
+        usual = self.current or self.rates.start
+        if self.estimate is None:
+            return usual
+        binds = self.estimate < 1.1 * self.sent
+        return self.rates.clamp(self.estimate if binds else max(self.estimate, usual))
+
+    def _worth(self, wanted: int, since: float, free: bool) -> bool:
+        """Down at once when it is needed, up rarely: a wrong step up fills the receiver's queue."""
+        ratio = wanted / self.current
+        if free:
+            return not 0.9 <= ratio <= 1.1
+        return (ratio < 0.8 and since >= 1.0) or (ratio > 1.4 and since >= 5.0)

@@ -1,0 +1,287 @@
+"""RTP packets in, whole video frames out, and what to ask the sender for. Pure: no I/O, time is data.
+
+A frame is whole when its marker packet and everything before it is there, not when the next frame begins.
+What is missing is asked for again and again; what stays missing is given up, and then only a key frame helps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from core.config import Config
+
+SEQUENCES = 1 << 16
+
+
+class ReceptionConfig(Config):
+    """When to ask for packets again, when to ask for a key frame, when to give up. Seconds."""
+
+    give_up: float = Field(0.4, gt=0)
+    """a hole this old is given up; twice the round trip if that is longer"""
+    plead_after: float = Field(0.2, gt=0)
+    """a hole this old makes us ask for a key frame, which then arrives about when the hole is given up"""
+    plead_every: float = Field(0.3, gt=0)
+    """shortest time between two key frame requests"""
+    nack_every: float = Field(0.06, gt=0)
+    """time between two requests for one packet, until the round trip is known"""
+    max_hole: int = Field(256, ge=1, le=4096)
+    """packets missing at once beyond which nothing is asked for: the picture starts anew"""
+    max_waiting: int = Field(2048, ge=64, le=16384)
+    """packets that are kept behind a hole"""
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One RTP packet of one video stream, its payload without the codec's descriptor."""
+
+    sequence: int
+    timestamp: int
+    marker: bool
+    payload_type: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class EncodedFrame:
+    """One whole encoded picture."""
+
+    data: bytes
+    timestamp: int
+    """RTP timestamp, 90 kHz, 32 bits"""
+    payload_type: int
+    key: bool
+    lost: bool
+    """pictures between this one and the one before it are gone"""
+    arrival: float
+    """when its last packet came, in the caller's clock"""
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What to tell the sender now."""
+
+    nack: list[int] = field(default_factory=list)
+    """RTP sequence numbers to send again"""
+    key_frame: bool = False
+
+
+@dataclass
+class Missing:
+    """A packet that later ones overtook."""
+
+    since: float
+    due: float
+    asked: float = 0
+    asks: int = 0
+
+
+@dataclass
+class ReceptionCounters:
+    """What happened to one video stream so far."""
+
+    packets: int = 0
+    late: int = 0
+    """packets that came twice or after their hole was given up"""
+    recovered: int = 0
+    """packets that came because we asked for them again"""
+    nacks: int = 0
+    key_frame_requests: int = 0
+    frames: int = 0
+    key_frames: int = 0
+    given_up: int = 0
+    """holes that were given up"""
+    undecodable: int = 0
+    """whole frames that were dropped while a key frame was awaited"""
+
+
+class FrameAssembler:
+    """Puts the packets of one video stream in order and cuts them into frames."""
+
+    def __init__(self, is_key: Callable[[int, bytes], bool], config: ReceptionConfig | None = None):
+        """`is_key(payload_type, data)` says whether a frame that begins with `data` is a key frame."""
+        self.config = config or ReceptionConfig()
+        self.counters = ReceptionCounters()
+        self._is_key = is_key
+        self._packets: dict[int, Packet] = {}
+        self._parts: list[Packet] = []
+        self._cursor = 0
+        self._highest = -1
+        self._missing: dict[int, Missing] = {}
+        self._needs_key = True
+        self._lost = False
+        self._pleaded: float | None = None
+        self._round_trip: float | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Something is missing: `requests` wants to be called again soon, packets or not."""
+        return bool(self._missing) or (self._needs_key and self._highest >= 0)
+
+    def add(self, packet: Packet, now: float) -> list[EncodedFrame]:
+        """The frames, in order, that `packet` completes."""
+        self.counters.packets += 1
+        number = self._unwrap(packet.sequence, now)
+        if number < self._cursor or number in self._packets:
+            self.counters.late += 1
+            return []
+        if number - self._highest > self.config.max_hole:
+            self._restart(number, now)
+        for hole in range(self._highest + 1, number):
+            self._missing[hole] = Missing(since=now, due=now)
+        self._note_recovery(self._missing.pop(number, None), now)
+        self._packets[number] = packet
+        self._highest = max(self._highest, number)
+        return self._take(now)
+
+    def requests(self, now: float) -> tuple[list[EncodedFrame], Requests]:
+        """What to ask the sender for now, and the frames that giving up a hole sets free."""
+        hole = self._missing.get(self._cursor)
+        frames: list[EncodedFrame] = []
+        if hole and (now - hole.since >= self._patience() or len(self._packets) > self.config.max_waiting):
+            self._give_up()
+            frames = self._take(now)
+            hole = self._missing.get(self._cursor)
+        old = hole is not None and now - hole.since >= self.config.plead_after
+        return frames, Requests(self._due(now), self._plead(now, self._needs_key or old))
+
+    def demand_key_frame(self) -> None:
+        """The decoder cannot go on: nothing but a key frame helps."""
+        self._needs_key = self._lost = True
+
+    def _unwrap(self, sequence: int, now: float) -> int:
+        """The packet's place in the stream: its 16-bit number, counted on."""
+        if self._highest < 0:
+            self._cursor = sequence + SEQUENCES
+            self._highest = self._cursor - 1
+            self._pleaded = now
+        ahead = (sequence - self._highest) % SEQUENCES
+        return self._highest + (ahead if ahead < SEQUENCES // 2 else ahead - SEQUENCES)
+
+    def _take(self, now: float) -> list[EncodedFrame]:
+        """Moves on over every packet that is there."""
+        frames = []
+        while packet := self._packets.pop(self._cursor, None):
+            self._cursor += 1
+            if self._parts and self._parts[0].timestamp != packet.timestamp:
+                frames.append(self._finish(now))
+            self._parts.append(packet)
+            if packet.marker:
+                frames.append(self._finish(now))
+        return [frame for frame in frames if frame]
+
+    def _finish(self, now: float) -> EncodedFrame | None:
+        """The frame of the collected packets; None when it is padding or cannot be decoded."""
+        first, data = self._parts[0], b"".join(part.data for part in self._parts)
+        self._parts = []
+        if not data:
+            return None
+        key = self._is_key(first.payload_type, data)
+        if self._needs_key and not key:
+            self.counters.undecodable += 1
+            self._lost = True
+            return None
+        frame = EncodedFrame(data, first.timestamp, first.payload_type, key, self._lost, now)
+        self._needs_key = self._lost = False
+        self.counters.frames += 1
+        self.counters.key_frames += key
+        return frame
+
+    def _patience(self) -> float:
+        """How long a hole may last: less when a key frame waits behind it, nothing when we need that one."""
+        if self._key_start() is None:
+            return max(self.config.give_up, 2 * (self._round_trip or 0))
+        return 0 if self._needs_key else self.config.plead_after
+
+    def _key_start(self) -> int | None:
+        """Where behind the hole a key frame begins."""
+        waiting = sorted(self._packets.items())
+        return next((n for n, packet in waiting if self._is_key(packet.payload_type, packet.data)), None)
+
+    def _give_up(self) -> None:
+        """Leaves the hole behind: goes on at a key frame that has begun to arrive, or at what comes next."""
+        self.counters.given_up += 1
+        start = self._key_start()
+        self._jump(self._highest + 1 if start is None else start)
+
+    def _restart(self, number: int, now: float) -> None:
+        """So much is missing that the sender cannot repeat it: goes on with `number` and asks at once."""
+        self.counters.given_up += 1
+        self._highest = number - 1
+        self._jump(number)
+        self._pleaded = now - self.config.plead_every
+
+    def _jump(self, cursor: int) -> None:
+        self._packets = {n: packet for n, packet in self._packets.items() if n >= cursor}
+        self._missing = {n: missing for n, missing in self._missing.items() if n >= cursor}
+        self._parts = []
+        self._cursor = cursor
+        self.demand_key_frame()
+
+    def _note_recovery(self, missing: Missing | None, now: float) -> None:
+        """Counts a packet that was asked for; when that was once, its delay is the round trip (Karn)."""
+        if missing is None or missing.asks == 0:
+            return
+        self.counters.recovered += 1
+        if missing.asks == 1:
+            sample = now - missing.asked
+            self._round_trip = sample if self._round_trip is None else 0.8 * self._round_trip + 0.2 * sample
+
+    def _due(self, now: float) -> list[int]:
+        """The packets to ask for (again) now."""
+        round_trip = self.config.nack_every if self._round_trip is None else 1.2 * self._round_trip
+        again = min(max(round_trip, 0.03), 0.3)
+        numbers = [number for number, missing in self._missing.items() if missing.due <= now]
+        for number in numbers:
+            missing = self._missing[number]
+            missing.asked, missing.asks = now, missing.asks + 1
+            missing.due = now + again
+        self.counters.nacks += bool(numbers)
+        return [number % SEQUENCES for number in numbers]
+
+    def _plead(self, now: float, wanted: bool) -> bool:
+        if not wanted or self._pleaded is None or now - self._pleaded < self.config.plead_every:
+            return False
+        self._pleaded = now
+        self.counters.key_frame_requests += 1
+        return True
+
+
+@dataclass
+class Timeline:
+    """RTP timestamps (32 bits, wrapping) to presentation times that start at 0 and never go back."""
+
+    step: int = 3000
+    """how far a stream goes on when its sender's clock jumps, in 1/90000 s"""
+    _last: int | None = None
+    _time: int = 0
+
+    def map(self, timestamp: int) -> int:
+        """The presentation time of `timestamp`; a jump back, or ahead by a minute, counts as one step."""
+        if self._last is not None:
+            ahead = (timestamp - self._last) % (1 << 32)
+            self._time += ahead if 0 < ahead < 60 * 90000 else self.step
+        self._last = timestamp
+        return self._time
+
+
+def is_vp8_key(data: bytes) -> bool:
+    """Whether `data` begins a VP8 key frame: frame tag and start code (RFC 6386, 9.1)."""
+    return len(data) >= 10 and not data[0] & 1 and data[3:6] == b"\x9d\x01\x2a"
+
+
+def vp8_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a VP8 key frame declares (RFC 6386, 9.1)."""
+    return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
+
+
+def is_h264_key(data: bytes) -> bool:
+    """Whether H.264 access unit data holds parameter sets or an IDR slice (ITU-T H.264, 7.3.1)."""
+    at = data.find(b"\x00\x00\x01")
+    while 0 <= at < len(data) - 3:
+        if data[at + 3] & 0x1F in (5, 7):
+            return True
+        at = data.find(b"\x00\x00\x01", at + 3)
+    return False

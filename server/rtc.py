@@ -1,0 +1,714 @@
+"""The WebRTC stack made fit for bad networks. Every private name of aiortc and aioice we touch is in here.
+
+`PeerConnection` is aiortc's own with other parts put in: a receiver that completes frames on the marker, asks
+again for what is lost and decodes within limits; a sender whose bit rate fits its picture; sockets bound where
+we say, that hear only the peer. It knows nothing of sessions and chunks. The names are those of the versions
+below and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import av
+from aioice import Candidate as IceCandidate
+from aioice import Connection, ice, stun
+from aioice.candidate import candidate_foundation, candidate_priority
+from aiortc import (
+    MediaStreamTrack,
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCIceCandidate,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.codecs.base import Encoder
+from aiortc.codecs.vpx import Vp8Encoder as PacketizingEncoder
+from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
+from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
+from aiortc.rtcrtpreceiver import RemoteStreamTrack, RTCRtpReceiver
+from aiortc.rtcrtpsender import RTCRtpSender
+from aiortc.rtcrtptransceiver import RTCRtpTransceiver
+from aiortc.rtp import RTP_HISTORY_SIZE, RtpPacket
+from av import CodecContext, VideoFrame
+from av.frame import Frame
+from av.video.frame import PictureType
+from pydantic import Field
+
+from core.config import Config
+from server.bitrate import RateFollower, bitrates
+from server.reception import (
+    EncodedFrame,
+    FrameAssembler,
+    Packet,
+    ReceptionConfig,
+    ReceptionCounters,
+    Timeline,
+    is_h264_key,
+    is_vp8_key,
+    vp8_size,
+)
+from server.sdp import AnswerOptions, Fragment, Offer, OfferRefused, complete_answer
+
+logger = logging.getLogger(__name__)
+
+KNOWN_VERSIONS = {"aiortc": "1.16.0", "aioice": "0.13.0"}
+
+
+def check_versions() -> None:
+    """Raises RuntimeError when a library is not the one whose private names this file knows."""
+    for package, known in KNOWN_VERSIONS.items():
+        if (found := version(package)) != known:
+            raise RuntimeError(f"server/rtc.py is written for {package} {known}, found {found}")
+
+
+check_versions()
+
+
+class NoMediaPort(OSError):
+    """No local UDP port could be opened for media."""
+
+
+class RtcConfig(Config):
+    """One peer connection."""
+
+    bind: tuple[str, ...] = ()
+    """local addresses for media; none given means every address of the machine but loopback"""
+    udp_ports: tuple[int, int] | None = None
+    """first and last local UDP port for media; None leaves the choice to the system"""
+    ice_urls: tuple[str, ...] = ()
+    """STUN and TURN servers that this server itself uses"""
+    ice_username: str | None = None
+    ice_credential: str | None = None
+    fps: float = Field(16.0, gt=0, le=120)
+    """frames per second that are sent, for the bit rate"""
+    max_pixels: int = Field(1920 * 1088, gt=0)
+    """larger incoming pictures are not decoded"""
+    max_frames: int = Field(48, ge=1)
+    """decoded frames that may wait to be taken, the oldest is dropped first"""
+    max_encoded: int = Field(60, ge=1)
+    """encoded frames that may wait for the decoder; beyond, the picture waits for a key frame"""
+    reception: ReceptionConfig = ReceptionConfig()
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """What `VideoFrame.opaque` says of a received frame."""
+
+    at: float
+    """when its last packet came, in the event loop's clock"""
+    lost: bool
+    """frames between this one and the one before it were lost on the way"""
+
+
+# --- receiving ------------------------------------------------------------------------------------
+
+
+class FrameQueue(asyncio.Queue[Frame | None]):
+    """Decoded frames, newest kept: aiortc's own queue grows without end when nobody takes its frames."""
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self._limit = limit
+        self.dropped = 0
+
+    def offer(self, frame: Frame | None) -> None:
+        """Queues `frame`, or the end of the track, and drops the oldest frame beyond the limit."""
+        if self.qsize() >= self._limit:
+            self.get_nowait()
+            self.dropped += 1
+        self.put_nowait(frame)
+
+    async def put(self, frame: Frame | None) -> None:
+        self.offer(frame)
+
+
+class BoundedReceiver(RTCRtpReceiver):
+    """A receiver whose decoded frames wait in a bounded queue."""
+
+    def __init__(self, kind: str, transport: RTCDtlsTransport, config: RtcConfig):
+        super().__init__(kind, transport)
+        self._config = config
+        self._bounded_track: RemoteStreamTrack | None = None
+
+    @property
+    def frames_dropped(self) -> int:
+        track = self._bounded_track
+        return track._queue.dropped if track is not None and isinstance(track._queue, FrameQueue) else 0
+
+    @property
+    def _track(self) -> RemoteStreamTrack | None:
+        return self._bounded_track
+
+    @_track.setter
+    def _track(self, track: RemoteStreamTrack | None) -> None:
+        self._bounded_track = track
+        if track is not None:
+            track._queue = FrameQueue(self._config.max_frames)
+
+
+class VideoReceiver(BoundedReceiver):
+    """Video that survives loss: frames end at their marker, holes are repaired, given up, and then told."""
+
+    def __init__(self, kind: str, transport: RTCDtlsTransport, config: RtcConfig):
+        super().__init__(kind, transport, config)
+        self._private = f"_{RTCRtpReceiver.__name__}__"
+        self._assembler = FrameAssembler(self._is_key, config.reception)
+        self._decoder = Decoder(config)
+        self._loop = asyncio.get_running_loop()
+        self._ssrc = 0
+        self._repairs: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._ready: list[EncodedFrame] = []
+        self._set("jitter_buffer", self)
+        self._set("nack_generator", None)
+
+    def _get(self, name: str) -> Any:
+        return getattr(self, self._private + name)
+
+    def _set(self, name: str, value: Any) -> None:
+        setattr(self, self._private + name, value)
+
+    @property
+    def counters(self) -> ReceptionCounters:
+        return self._assembler.counters
+
+    @property
+    def refused(self) -> int:
+        """Frames that were not decoded: too large, broken, or too many."""
+        return self._decoder.refused
+
+    async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
+        """Starts to receive: what aiortc's own does, with our decoder and our repairs."""
+        if self._get("started"):
+            return
+        self._get("codecs").update({codec.payloadType: codec for codec in parameters.codecs})
+        rtx = {encoding.rtx.ssrc: encoding.ssrc for encoding in parameters.encodings if encoding.rtx}
+        self._get("rtx_ssrc").update(rtx)
+        frames = self._track._queue if self._track is not None else None
+        assert isinstance(frames, FrameQueue)
+        self._decoder.start(self._loop, frames, self._on_decode_error)
+        self._set("decoder_thread", self._decoder)
+        self.transport._register_rtp_receiver(self, parameters)
+        self._set("rtcp_task", asyncio.ensure_future(self._run_rtcp()))
+        self._repairs = asyncio.create_task(self._repair())
+        self._set("started", True)
+
+    async def stop(self) -> None:
+        repairs, self._repairs = self._repairs, None
+        if repairs is not None:
+            repairs.cancel()
+            await asyncio.gather(repairs, return_exceptions=True)
+        await super().stop()
+
+    def _RTCRtpReceiver__stop_decoder(self) -> None:
+        self._decoder.stop()
+        self._set("decoder_thread", None)
+
+    def add(self, packet: RtpPacket) -> tuple[bool, None]:
+        """aiortc's jitter buffer, as far as its receiver knows: takes a packet whose payload is unwrapped."""
+        self._ssrc = packet.ssrc
+        data: bytes = packet._data  # type: ignore[attr-defined]
+        marker = bool(packet.marker)
+        taken = Packet(packet.sequence_number, packet.timestamp, marker, packet.payload_type, data)
+        self._ready += self._assembler.add(taken, self._loop.time())
+        return False, None
+
+    async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
+        await super()._handle_rtp_packet(packet, arrival_time_ms)
+        await self._advance()
+
+    async def _advance(self) -> None:
+        """Decodes what is whole and asks for what is missing."""
+        released, requests = self._assembler.requests(self._loop.time())
+        ready, self._ready = self._ready + released, []
+        for frame in ready:
+            if not self._decoder.offer(self._get("codecs")[frame.payload_type], frame):
+                self._assembler.demand_key_frame()
+        if requests.nack:
+            await self._send_rtcp_nack(self._ssrc, requests.nack)
+        if requests.key_frame:
+            await self._send_rtcp_pli(self._ssrc)
+        if self._assembler.waiting:
+            self._wake.set()
+
+    async def _repair(self) -> None:
+        """Asks again while something is missing, also when no packet comes to remind us."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await asyncio.sleep(0.02)
+            await self._advance()
+
+    def _on_decode_error(self) -> None:
+        self._assembler.demand_key_frame()
+        self._wake.set()
+
+    def _is_key(self, payload_type: int, data: bytes) -> bool:
+        codec = self._get("codecs").get(payload_type)
+        return is_h264_key(data) if codec is not None and codec.name.upper() == "H264" else is_vp8_key(data)
+
+
+class Decoder:
+    """One thread that decodes the frames of one track, in order and within limits."""
+
+    def __init__(self, config: RtcConfig):
+        self._config = config
+        self._queue: queue.Queue[tuple[RTCRtpCodecParameters, EncodedFrame] | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
+        self._timeline = Timeline()
+        self.refused = 0
+
+    def start(
+        self, loop: asyncio.AbstractEventLoop, frames: FrameQueue, on_error: Callable[[], None]
+    ) -> None:
+        self._thread = threading.Thread(target=self._run, args=(loop, frames, on_error), name="video-decoder")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread and the track. What waits is dropped, so that this takes one frame's time at most."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        while True:
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._queue.put(None)
+        thread.join()
+
+    def offer(self, codec: RTCRtpCodecParameters, frame: EncodedFrame) -> bool:
+        """Queues `frame`; false when it is refused, which leaves only a key frame to go on with."""
+        if self._queue.qsize() >= self._config.max_encoded or not self._fits(codec, frame):
+            self.refused += 1
+            return False
+        self._queue.put((codec, frame))
+        return True
+
+    def _fits(self, codec: RTCRtpCodecParameters, frame: EncodedFrame) -> bool:
+        """Whether the picture is of a size that we decode. A 60-byte frame can ask for 400 MB."""
+        if codec.name.upper() != "VP8" or not frame.key:
+            return True
+        width, height = vp8_size(frame.data)
+        return 0 < width * height <= self._config.max_pixels
+
+    def _run(self, loop: asyncio.AbstractEventLoop, frames: FrameQueue, on_error: Callable[[], None]) -> None:
+        name, context = "", None
+        while (item := self._queue.get()) is not None:
+            codec, encoded = item
+            if context is None or codec.name != name:
+                name, context = codec.name, create_decoder(codec.name, self._config.max_pixels)
+            try:
+                decoded = self._decode(context, encoded)
+            except av.FFmpegError as error:
+                logger.debug("a %s frame cannot be decoded: %s", name, error)
+                self.refused += 1
+                loop.call_soon_threadsafe(on_error)
+                continue
+            for frame in decoded:
+                loop.call_soon_threadsafe(frames.offer, frame)
+        loop.call_soon_threadsafe(frames.offer, None)
+
+    def _decode(self, context: av.VideoCodecContext, encoded: EncodedFrame) -> list[VideoFrame]:
+        packet = av.Packet(encoded.data)
+        packet.pts = self._timeline.map(encoded.timestamp)
+        packet.time_base = VIDEO_TIME_BASE
+        decoded = context.decode(packet)
+        for frame in decoded:
+            frame.opaque = Arrival(encoded.arrival, encoded.lost)
+        return decoded
+
+
+def create_decoder(name: str, max_pixels: int) -> av.VideoCodecContext:
+    """FFmpeg's own decoders: unlike the libvpx wrapper, they heed `max_pixels` before they allocate."""
+    context = CodecContext.create({"VP8": "vp8", "H264": "h264"}[name.upper()], "r")
+    assert isinstance(context, av.VideoCodecContext)
+    context.thread_count = 1
+    context.options = {"max_pixels": str(max_pixels)}
+    return context
+
+
+# --- sending --------------------------------------------------------------------------------------
+
+
+class VideoEncoder(Encoder):
+    """VP8 for restored pictures: the rate fits the size, the denoiser is off, key frames are bounded."""
+
+    def __init__(self, fps: float, now: Callable[[], float]):
+        self._fps = fps
+        self._now = now
+        self._context: av.VideoCodecContext | None = None
+        self._follower: RateFollower | None = None
+        self._estimate: float | None = None
+        self._picture_id = 0
+        self._sent: deque[tuple[float, int]] = deque()
+        self.rebuilds = 0
+
+    @property
+    def target_bitrate(self) -> int:
+        """Bits per second that are aimed at; aiortc writes the receiver's estimate here."""
+        return self._follower.current if self._follower else 0
+
+    @target_bitrate.setter
+    def target_bitrate(self, bps: int) -> None:
+        self._estimate = bps
+        if self._follower is not None:
+            self._follower.estimate = bps
+
+    def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
+        """The payloads of one frame, and its RTP timestamp before the random offset."""
+        assert isinstance(frame, VideoFrame)
+        picture = frame if frame.format.name == "yuv420p" else frame.reformat(format="yuv420p")
+        context = self._context_for(picture, force_keyframe)
+        kind = picture.pict_type
+        picture.pict_type = PictureType.I if force_keyframe else PictureType.NONE
+        try:
+            data = b"".join(bytes(packet) for packet in context.encode(picture))
+        finally:
+            picture.pict_type = kind
+        self._note_sent(len(data))
+        assert frame.pts is not None and frame.time_base is not None
+        return self._packetize(data), convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
+
+    def pack(self, packet: Any) -> tuple[list[bytes], int]:
+        """An already encoded picture, cut into payloads."""
+        return self._packetize(bytes(packet)), convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
+
+    def _context_for(self, frame: VideoFrame, free: bool) -> av.VideoCodecContext:
+        """The encoder for this frame: the one we have, unless the size or the rate must change."""
+        context = self._context
+        if context is None or (frame.width, frame.height) != (context.width, context.height):
+            rates = bitrates(frame.width, frame.height, self._fps)
+            self._follower = RateFollower(rates, self._estimate)
+            context = None
+        assert self._follower is not None
+        bps = self._follower.choose(self._now(), free)
+        if context is None or context.bit_rate != bps:
+            context = create_vp8_encoder(frame.width, frame.height, bps)
+            self.rebuilds += 1
+        self._context = context
+        return context
+
+    def _note_sent(self, size: int) -> None:
+        """Keeps the rate of the last second and a half, or so."""
+        now = self._now()
+        self._sent.append((now, size))
+        while now - self._sent[0][0] > 1.5:
+            self._sent.popleft()
+        assert self._follower is not None
+        self._follower.sent = 8 * sum(size for _, size in self._sent) / 1.5
+
+    def _packetize(self, data: bytes) -> list[bytes]:
+        self._picture_id = (self._picture_id + 1) % (1 << 15)
+        return PacketizingEncoder._packetize(data, self._picture_id)
+
+
+def create_vp8_encoder(width: int, height: int, bps: int) -> av.VideoCodecContext:
+    """libvpx for a live stream: constant rate, no look-ahead, no denoiser since the picture is restored."""
+    context = CodecContext.create("libvpx", "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+    context.time_base = VIDEO_TIME_BASE
+    context.bit_rate = bps
+    context.gop_size = 3000
+    context.qmin, context.qmax = 2, 56
+    context.thread_count = 1 if width * height <= 832 * 480 else 2
+    context.options = {
+        "bufsize": str(bps),
+        "minrate": str(bps),
+        "maxrate": str(bps),
+        "cpu-used": "-6",
+        "deadline": "realtime",
+        "lag-in-frames": "0",
+        "max-intra-rate": "400",
+        "noise-sensitivity": "0",
+        "overshoot-pct": "15",
+        "undershoot-pct": "100",
+        "static-thresh": "1",
+    }
+    return context
+
+
+class History(dict[int, RtpPacket]):
+    """Sent packets, for retransmission: aiortc keeps 128, which at 4 Mbit/s is a third of a second."""
+
+    def __init__(self, limit: int = 1024):
+        super().__init__()
+        self._limit = limit
+        self._sent: dict[int, RtpPacket] = {}
+
+    def __setitem__(self, slot: int, packet: RtpPacket) -> None:
+        super().__setitem__(slot, packet)
+        self._sent.pop(packet.sequence_number, None)
+        self._sent[packet.sequence_number] = packet
+        if len(self._sent) > self._limit:
+            del self._sent[next(iter(self._sent))]
+
+    def recall(self, sequence: int) -> None:
+        """Puts an older packet back where aiortc looks for it."""
+        if packet := self._sent.get(sequence):
+            super().__setitem__(sequence % RTP_HISTORY_SIZE, packet)
+
+
+class VideoSender(RTCRtpSender):
+    """A sender with our encoder and a longer memory."""
+
+    def __init__(self, track_or_kind: MediaStreamTrack | str, transport: RTCDtlsTransport, config: RtcConfig):
+        super().__init__(track_or_kind, transport)
+        self._config = config
+        self._history = History()
+        self._RTCRtpSender__rtp_history: dict[int, RtpPacket] = self._history
+        self.retransmitted = 0
+
+    @property
+    def encoder(self) -> VideoEncoder | None:
+        encoder = getattr(self, "_RTCRtpSender__encoder", None)
+        return encoder if isinstance(encoder, VideoEncoder) else None
+
+    async def send(self, parameters: RTCRtpSendParameters) -> None:
+        if parameters.codecs[0].name.upper() == "VP8" and self.encoder is None:
+            clock = asyncio.get_running_loop().time
+            self._RTCRtpSender__encoder: Encoder = VideoEncoder(self._config.fps, clock)
+        await super().send(parameters)
+
+    async def _retransmit(self, sequence_number: int) -> None:
+        self.retransmitted += 1
+        self._history.recall(sequence_number)
+        await super()._retransmit(sequence_number)
+
+
+# --- sockets --------------------------------------------------------------------------------------
+
+
+class GuardedProtocol(ice.StunProtocol):
+    """A media socket that hears connectivity checks from anyone and everything else from the peer only.
+
+    Without it, a stranger's DTLS packet ends a handshake and an empty datagram ends a session.
+    """
+
+    strangers: int = 0
+    """datagrams dropped because they did not come from the peer, or were no STUN message"""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        assert isinstance(data, bytes)
+        stun_like = len(data) >= 20 and data[0] < 4
+        if not stun_like and not self._is_peer(addr):
+            self.strangers += 1
+            return
+        try:
+            super().datagram_received(data, addr)
+        except (struct.error, IndexError, UnicodeDecodeError):
+            self.strangers += 1
+
+    def _is_peer(self, addr: tuple[Any, ...]) -> bool:
+        source = (addr[0], addr[1])
+        return any(
+            pair.remote_addr == source and pair.state == ice.CandidatePair.State.SUCCEEDED
+            for pair in self.receiver._check_list
+        )
+
+
+class BoundConnection(Connection):
+    """An ICE agent that opens its sockets on given addresses and ports."""
+
+    rtc: RtcConfig
+
+    @classmethod
+    def adopt(cls, connection: Connection, config: RtcConfig) -> None:
+        """Turns an agent that has not gathered yet into one of ours."""
+        connection.__class__ = cls
+        assert isinstance(connection, cls)
+        connection.rtc = config
+
+    async def get_component_candidates(
+        self,
+        component: int,
+        addresses: list[str],
+        timeout: int = 5,  # noqa: ASYNC109 - the library's name
+    ) -> list[IceCandidate]:
+        """Opens the sockets and asks the STUN and TURN servers, as the library's own does on any port."""
+        wanted = list(self.rtc.bind) if self.rtc.bind and addresses else addresses
+        if not wanted and self._transport_policy == ice.TransportPolicy.ALL:
+            wanted = ["127.0.0.1"]
+        opened = [await self._open(component, address) for address in wanted]
+        protocols = [protocol for protocol in opened if protocol is not None]
+        self._protocols += protocols
+        found = [protocol.local_candidate for protocol in protocols]
+        found += await self._reflexive(protocols, seconds=timeout)
+        found += await super().get_component_candidates(component, [], timeout)
+        for protocol in self._protocols:
+            protocol.__class__ = GuardedProtocol
+        return found
+
+    async def _open(self, component: int, address: str) -> GuardedProtocol | None:
+        """A socket on `address`, on the first free port of the range."""
+        loop = asyncio.get_running_loop()
+        first, last = self.rtc.udp_ports or (0, 0)
+        for port in shuffled(range(first, last + 1), seed=id(self)):
+            try:
+                transport, protocol = await loop.create_datagram_endpoint(
+                    lambda: GuardedProtocol(self), local_addr=(address, port)
+                )
+            except OSError:
+                continue
+            host, bound = transport.get_extra_info("sockname")[:2]
+            protocol.local_candidate = IceCandidate(
+                foundation=candidate_foundation("host", "udp", host),
+                component=component,
+                transport="udp",
+                priority=candidate_priority(component, "host"),
+                host=host,
+                port=bound,
+                type="host",
+            )
+            return protocol
+        logger.warning("no UDP port of %s could be opened on %s", self.rtc.udp_ports or "any", address)
+        return None
+
+    async def _reflexive(self, protocols: list[GuardedProtocol], seconds: float) -> list[IceCandidate]:
+        """What the STUN server says our addresses are, as far as it answers in time."""
+        if self.stun_server is None:
+            return []
+        server = self.stun_server
+        ipv4 = [protocol for protocol in protocols if ":" not in protocol.local_candidate.host]
+        asked = [asyncio.create_task(ice.server_reflexive_candidate(protocol, server)) for protocol in ipv4]
+        if not asked:
+            return []
+        done, late = await asyncio.wait(asked, timeout=seconds)
+        for task in late:
+            task.cancel()
+        failed = [error for task in done if (error := task.exception())]
+        for error in failed:
+            if not isinstance(error, OSError | stun.TransactionError):
+                raise error
+            logger.warning("the STUN server %s gave no address: %r", server, error)
+        return [task.result()[0] for task in done if not task.exception()]
+
+
+def shuffled(ports: range, seed: int) -> list[int]:
+    """`ports` from a place that differs between sessions, so that the taken ones are not tried first."""
+    start = seed // 64 % len(ports)
+    return [*ports[start:], *ports[:start]]
+
+
+class GuardedDtls(RTCDtlsTransport):
+    """A transport that a malformed packet of the peer does not end."""
+
+    malformed: int = 0
+
+    async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
+        try:
+            await super()._handle_rtp_data(data, arrival_time_ms)
+        except (struct.error, IndexError, ValueError, KeyError):
+            self.malformed += 1
+
+    async def _handle_rtcp_data(self, data: bytes) -> None:
+        try:
+            await super()._handle_rtcp_data(data)
+        except (struct.error, IndexError, ValueError, KeyError):
+            self.malformed += 1
+
+
+# --- the connection -------------------------------------------------------------------------------
+
+
+class PeerConnection(RTCPeerConnection):
+    """aiortc's peer connection with our receivers, senders and sockets, for a session's server side."""
+
+    def __init__(self, config: RtcConfig | None = None):
+        self.config = config or RtcConfig()
+        server = RTCIceServer(
+            list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential
+        )
+        servers = [server] if self.config.ice_urls else []
+        super().__init__(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+
+    async def answer(self, offer: Offer, options: AnswerOptions) -> str:
+        """The answer to `offer`. The "track" event fires meanwhile: add the tracks to send there, or before.
+
+        Raises OfferRefused when the stack cannot use the offer, NoMediaPort when there is no socket for it.
+        """
+        try:
+            await self.setRemoteDescription(RTCSessionDescription(offer.text, "offer"))
+            await self.setLocalDescription(await self.createAnswer())
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # aiortc names no errors for a description that it cannot use
+            logger.warning("an offer that passed our checks failed: %r", error)
+            raise OfferRefused(422, "unsupported_offer", f"the offer cannot be used: {error}") from error
+        if "a=candidate:" not in self.localDescription.sdp:
+            raise NoMediaPort("no UDP port is free for media")
+        return complete_answer(self.localDescription.sdp, options)
+
+    async def add_candidates(self, fragment: Fragment, mid: str) -> None:
+        """Takes trickled candidates for the transport that the m-line `mid` is on."""
+        for found in fragment.candidates:
+            candidate = RTCIceCandidate(
+                component=1,
+                foundation=found.foundation,
+                ip=found.address,
+                port=found.port,
+                priority=found.priority,
+                protocol="udp",
+                type=found.kind,
+                sdpMid=mid,
+            )
+            await self.addIceCandidate(candidate)
+
+    @property
+    def video(self) -> VideoReceiver | None:
+        """The receiver of the incoming video."""
+        return next((r for r in self.getReceivers() if isinstance(r, VideoReceiver)), None)
+
+    @property
+    def video_sender(self) -> VideoSender | None:
+        return next((s for s in self.getSenders() if isinstance(s, VideoSender)), None)
+
+    def counters(self) -> dict[str, int]:
+        """What happened on the wire so far, for the session's report."""
+        receiver, sender = self.video, self.video_sender
+        found = dict(vars(receiver.counters)) if receiver else {}
+        if receiver:
+            found |= {"frames_refused": receiver.refused, "frames_overrun": receiver.frames_dropped}
+        if sender:
+            found |= {"retransmitted": sender.retransmitted}
+        if sender and (encoder := sender.encoder):
+            found |= {"target_bps": encoder.target_bitrate, "encoder_rebuilds": encoder.rebuilds}
+        return found
+
+    def _RTCPeerConnection__createTransceiver(
+        self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None
+    ) -> RTCRtpTransceiver:
+        parent: Any = super()
+        transceiver: RTCRtpTransceiver = parent._RTCPeerConnection__createTransceiver(
+            direction, kind, sender_track
+        )
+        old = transceiver.sender
+        sender, receiver = old, BoundedReceiver(kind, old.transport, self.config)
+        if kind == "video":
+            sender = VideoSender(sender_track or kind, old.transport, self.config)
+            receiver = VideoReceiver(kind, old.transport, self.config)
+        sender._stream_id = old._stream_id
+        receiver._set_rtcp_ssrc(sender._ssrc)
+        transceiver._RTCRtpTransceiver__sender = sender  # type: ignore[attr-defined]
+        transceiver._RTCRtpTransceiver__receiver = receiver  # type: ignore[attr-defined]
+        return transceiver
+
+    def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
+        parent: Any = super()
+        transport: RTCDtlsTransport = parent._RTCPeerConnection__createDtlsTransport()
+        transport.__class__ = GuardedDtls
+        BoundConnection.adopt(transport.transport._connection, self.config)
+        return transport
