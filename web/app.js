@@ -1,0 +1,403 @@
+/** Wires the page: controls to the keeper, the keeper's events to picture and figures. */
+
+import { getOperators, ServerError } from "./api.js";
+import { Figures } from "./figures.js";
+import { Keeper } from "./keeper.js";
+import { MaskEditor } from "./mask.js";
+import { buildForm, text, title } from "./operators.js";
+import { Scene } from "./scene.js";
+import { openSource, SourceError } from "./sources.js";
+import { advice, describeState, sentence } from "./status.js";
+import { NAMES, View } from "./view.js";
+
+const $ = (selector) => document.querySelector(selector);
+const PANELS = { simulate: ["original", "degraded", "restored"], incoming: ["degraded", "restored"] };
+
+const view = new View({ canvas: $("#picture"), loupe: $("#loupe") });
+const figures = new Figures($("#figures"));
+const mask = new MaskEditor($("#mask"), () => operatorChanged());
+const keeper = new Keeper({ onState, onReport, onStream: (stream) => ($("#restored").srcObject = stream) });
+
+const page = { state: "idle", source: null, offered: [], values: {}, turn: 0, timer: null };
+
+// ---- settings -------------------------------------------------------------------------------------------------------
+
+const chosen = (name) => $(`input[name="${name}"]:checked`).value;
+const seconds = () => performance.now() / 1000;
+
+function sizeOf(text) {
+  const [width, height] = text.split("x").map(Number);
+  return { width, height };
+}
+
+function operator() {
+  const kind = $("#operator").value;
+  const values = { kind, ...page.values[kind] };
+  return kind === "mask" ? { ...values, png: mask.png() } : values;
+}
+
+function solver() {
+  return { num_steps: $("#num_steps").valueAsNumber, reinject_every: $("#reinject_every").valueAsNumber };
+}
+
+function request() {
+  const mode = chosen("mode");
+  return { operator: operator(), mode, size: chosen("size"), panels: PANELS[mode], solver: solver() };
+}
+
+// ---- start and stop -------------------------------------------------------------------------------------------------
+
+/** Opens the chosen source and keeps a session on it until `stop`. */
+async function start() {
+  if (chosen("source") === "file" && !$("#file").files.length) return $("#file").click();
+  hideNotice();
+  const turn = ++page.turn;
+  const source = await openChosen();
+  if (!source || turn !== page.turn) return source?.stop();
+  figures.clear();
+  clearInterval(page.timer);
+  page.timer = setInterval(tick, 1000);
+  use(source);
+  await keeper.run(source, request);
+}
+
+async function openChosen() {
+  setState("opening", {});
+  const wish = { size: sizeOf(chosen("size")), native: chosen("mode") === "incoming", file: $("#file").files[0] };
+  try {
+    return await openSource(chosen("source"), wish);
+  } catch (error) {
+    if (!(error instanceof SourceError)) throw error;
+    stop();
+    notice(error.message);
+    return null;
+  }
+}
+
+function use(source) {
+  page.source?.stop();
+  page.source = source;
+  $("#local").srcObject = source.stream;
+  view.show($("#local"), ["source"]);
+  source.ended.then(() => page.source === source && (stop(), notice("The source ended. Choose one and start again.")));
+}
+
+function stop() {
+  page.turn += 1;
+  keeper.stop();
+  clearInterval(page.timer);
+  page.source?.stop();
+  page.source = null;
+  $("#snapshot").disabled = true;
+  setState("idle", {});
+  attract();
+}
+
+/** While nothing runs, the scene moves behind the start button. */
+function attract() {
+  const { width, height } = sizeOf(chosen("size"));
+  view.preview(new Scene(width, height));
+}
+
+/** Starts anew if something runs: for settings that a session cannot change. */
+function restart() {
+  if (running()) start();
+}
+
+const running = () => !["idle", "failed"].includes(page.state);
+
+/** Another source in the same session; without one, nothing until `start`. */
+async function switchSource() {
+  describeStart();
+  if (chosen("source") === "file" && !$("#file").files.length) return $("#file").click();
+  if (!["connected", "streaming", "passthrough"].includes(page.state)) return restart();
+  const before = page.state;
+  const source = await openChosen();
+  if (!source) return;
+  page.source?.stop();
+  page.source = source;
+  await keeper.replace(source);
+  setState(before, {});
+}
+
+async function fileChosen() {
+  if (!$("#file").files.length) return;
+  $('input[name="source"][value="file"]').checked = true;
+  if (running()) await switchSource();
+  else await start();
+}
+
+function fileDropped(event) {
+  event.preventDefault();
+  if (!event.dataTransfer.files.length) return;
+  $("#file").files = event.dataTransfer.files;
+  fileChosen();
+}
+
+// ---- what the server tells ------------------------------------------------------------------------------------------
+
+function onReport(report) {
+  if (!keeper.session) return; // the last words of a session that was stopped
+  figures.report(report, seconds());
+  setState(report.rung === "passthrough" ? "passthrough" : "streaming", report);
+  figures.draw(seconds());
+}
+
+async function tick() {
+  if (keeper.session) figures.stats(await keeper.session.stats(), seconds());
+  figures.draw(seconds());
+}
+
+function setState(state, detail) {
+  page.state = state;
+  document.body.dataset.state = state;
+  const words = describeState(state, detail);
+  $("#status").dataset.state = state;
+  if ($("#status span").textContent !== words.pill) $("#status span").textContent = words.pill;
+  $("#wait").hidden = !words.wait;
+  $("#wait p").textContent = words.wait ?? "";
+  $("#cover").hidden = running();
+  $("#stop").hidden = !running();
+  if (state === "waiting") showSource();
+}
+
+function onState(state, detail) {
+  if (state === "failed") stop();
+  setState(state, detail);
+  if (state === "failed") notice(`${sentence(detail.problem)} ${advice(detail.problem)}`);
+}
+
+function showSource() {
+  if (page.source && view.video !== $("#local")) view.show($("#local"), ["source"]);
+}
+
+/** The restored video takes the place of the preview with its first frame. */
+function showRestored() {
+  view.show($("#restored"), request().panels);
+  $("#snapshot").disabled = false;
+}
+
+// ---- changes while it runs ------------------------------------------------------------------------------------------
+
+async function operatorChanged() {
+  await change({ operator: operator() });
+}
+
+async function change(what) {
+  $("#applies").textContent = "";
+  if (!keeper.session?.id) return;
+  try {
+    const from = await keeper.session.change(what);
+    $("#applies").textContent = `from chunk ${from}`;
+  } catch (error) {
+    if (!(error instanceof ServerError)) throw error;
+    notice(`${sentence(error)} The session goes on as it was.`);
+  }
+}
+
+function chooseOperator() {
+  const kind = $("#operator").value;
+  const { schema } = page.offered.find((o) => o.kind === kind);
+  page.values[kind] ??= {};
+  $("#operator-text").textContent = text(kind, schema);
+  buildForm($("#parameters"), schema, page.values[kind], (name, value) => {
+    page.values[kind][name] = value;
+    operatorChanged();
+  });
+  $("#mask-tools").hidden = kind !== "mask";
+  fitMask(sizeOf(chosen("size")));
+}
+
+function fitMask({ width, height }) {
+  mask.resize(width, height);
+  showMask();
+}
+
+/** The mask can be drawn where one picture fills the screen. */
+function showMask() {
+  $("#mask").hidden = $("#operator").value !== "mask" || view.mode === "side";
+}
+
+// ---- the picture ----------------------------------------------------------------------------------------------------
+
+function layout({ width, height, columns, rows }) {
+  $("#screen").style.setProperty("--w", width);
+  $("#screen").style.setProperty("--h", height);
+  $("#wipe").hidden = !view.wiping;
+  const names = view.shown.map((name) => Object.assign(document.createElement("span"), { textContent: NAMES[name] }));
+  $("#labels").style.setProperty("--columns", view.wiping ? 2 : columns);
+  $("#labels").style.setProperty("--rows", view.wiping ? 1 : rows);
+  $("#labels").dataset.wipe = view.wiping;
+  $("#labels").replaceChildren(...names);
+}
+
+function chooseView() {
+  view.mode = chosen("view");
+  const options = view.mode === "single" ? PANELS[chosen("mode")] : PANELS[chosen("mode")].filter((p) => p !== "restored");
+  const selected = view.mode === "single" ? view.single : view.against;
+  $("#against").replaceChildren(...options.map((p) => new Option(NAMES[p], p, p === selected, p === selected)));
+  $("#against-label").textContent = view.mode === "single" ? "picture" : "against";
+  $(".pick").hidden = view.mode === "side";
+  showMask();
+  chooseAgainst();
+}
+
+function chooseAgainst() {
+  view[view.mode === "single" ? "single" : "against"] = $("#against").value;
+  view.draw();
+}
+
+function setSplit(share) {
+  view.split = Math.min(1, Math.max(0, share));
+  const percent = Math.round(100 * view.split);
+  $("#wipe").style.setProperty("--split", `${percent}%`);
+  $("#wipe").setAttribute("aria-valuenow", percent);
+  $("#wipe").setAttribute("aria-valuetext", `${percent} % ${NAMES[view.against]}, ${100 - percent} % Restored`);
+  view.draw();
+}
+
+function within(event) {
+  const box = $("#picture").getBoundingClientRect();
+  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}
+
+function drag(event) {
+  if (view.wiping && event.buttons) setSplit(within(event)[0]);
+}
+
+function look(event) {
+  const [x, y] = within(event);
+  view.spot = view.spotAt(x, y);
+  const box = $("#screen").getBoundingClientRect();
+  const below = event.clientY - box.top < box.height / 2;
+  $("#loupe").style.setProperty("--x", `${Math.min(Math.max(x, 0.2), 0.8) * 100}%`);
+  $("#loupe").style.setProperty("--y", `${y * 100 + (below ? 6 : -6)}%`);
+  $("#loupe").dataset.side = below ? "below" : "above";
+  if (!$("#loupe").hidden) view.draw();
+}
+
+function toggleLoupe() {
+  const on = $("#loupe").hidden;
+  $("#loupe").hidden = !on;
+  $("#loupe-toggle").setAttribute("aria-pressed", on);
+  view.spot ??= { x: 0.5, y: 0.5 };
+  view.draw();
+}
+
+async function saveSnapshot() {
+  const blob = await new Promise((resolve) => view.snapshot().toBlob(resolve, "image/png"));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = `avis-${operator().kind}-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+function toggleFullscreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else $("#theatre").requestFullscreen();
+}
+
+// ---- notices, theme, keys -------------------------------------------------------------------------------------------
+
+function notice(message) {
+  $("#notice p").textContent = message;
+  $("#notice").hidden = false;
+}
+
+function hideNotice() {
+  $("#notice").hidden = true;
+}
+
+function switchTheme() {
+  const dark = getComputedStyle(document.documentElement).getPropertyValue("--is-dark").trim() === "1";
+  setTheme(dark ? "light" : "dark");
+  localStorage.setItem("avis-theme", dark ? "light" : "dark");
+}
+
+function setTheme(theme) {
+  if (theme) document.documentElement.dataset.theme = theme;
+}
+
+const KEYS = { l: toggleLoupe, s: () => !$("#snapshot").disabled && saveSnapshot(), f: toggleFullscreen };
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
+  KEYS[event.key]?.();
+}
+
+function wipeKey(event) {
+  const step = { ArrowLeft: -0.02, ArrowRight: 0.02, PageDown: -0.1, PageUp: 0.1, Home: -1, End: 1 }[event.key];
+  if (step === undefined) return;
+  event.preventDefault();
+  setSplit(view.split + step);
+}
+
+// ---- start of the page ----------------------------------------------------------------------------------------------
+
+function describeStart() {
+  const words = { scene: "Start with the built-in scene", camera: "Start the camera", file: "Start the video file", screen: "Choose a screen" };
+  $("#start").textContent = words[chosen("source")];
+  $("#cover .small").textContent = chosen("source") === "scene"
+    ? "No camera, no permission needed. Other sources are in the panel."
+    : "The video goes to this server and comes back; nothing is stored.";
+}
+
+function listen() {
+  $("#start").addEventListener("click", start);
+  $("#stop").addEventListener("click", stop);
+  $("#notice button").addEventListener("click", hideNotice);
+  $("#theme").addEventListener("click", switchTheme);
+  $("#loupe-toggle").addEventListener("click", toggleLoupe);
+  $("#snapshot").addEventListener("click", saveSnapshot);
+  $("#fullscreen").addEventListener("click", toggleFullscreen);
+  $("#restored").addEventListener("loadeddata", showRestored);
+  $("#against").addEventListener("change", chooseAgainst);
+  $("#operator").addEventListener("change", () => (chooseOperator(), operatorChanged()));
+  $("#mask-clear").addEventListener("click", () => mask.clear());
+  $("#brush").addEventListener("input", () => (mask.brush = $("#brush").valueAsNumber));
+  $("#file").addEventListener("change", fileChosen);
+  $("#theatre").addEventListener("dragover", (event) => event.preventDefault());
+  $("#theatre").addEventListener("drop", fileDropped);
+  for (const id of ["#num_steps", "#reinject_every"]) $(id).addEventListener("change", () => $(id).reportValidity() && change({ solver: solver() }));
+  each("view", chooseView);
+  each("source", switchSource);
+  each("mode", () => (chooseView(), restart()));
+  each("size", () => (fitMask(sizeOf(chosen("size"))), running() ? restart() : attract()));
+  listenToPicture();
+  document.addEventListener("keydown", onKey);
+  window.addEventListener("pagehide", stop);
+  window.addEventListener("resize", () => view.draw());
+  view.onLayout = layout;
+}
+
+function listenToPicture() {
+  for (const id of ["#picture", "#wipe"]) {
+    $(id).addEventListener("pointerdown", (event) => ($(id).setPointerCapture(event.pointerId), drag(event)));
+    $(id).addEventListener("pointermove", (event) => (drag(event), look(event)));
+  }
+  $("#mask").addEventListener("pointermove", look);
+  $("#wipe").addEventListener("keydown", wipeKey);
+}
+
+function each(name, act) {
+  for (const input of document.querySelectorAll(`input[name="${name}"]`)) input.addEventListener("change", act);
+}
+
+async function main() {
+  setTheme(localStorage.getItem("avis-theme"));
+  listen();
+  chooseView();
+  setSplit(0.5);
+  attract();
+  try {
+    page.offered = (await getOperators()).operators;
+  } catch (error) {
+    if (!(error instanceof ServerError)) throw error;
+    return notice(`${sentence(error)} ${advice(error)}`);
+  }
+  $("#operator").replaceChildren(...page.offered.map(({ kind }) => new Option(title(kind), kind)));
+  chooseOperator();
+}
+
+main();

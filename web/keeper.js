@@ -1,0 +1,103 @@
+/** Keeps a session open: waits for a warm model, counts refusals down, opens anew with back-off. Knows no page. */
+
+import { askReady, ServerError } from "./api.js";
+import { Session, SessionEnd } from "./session.js";
+
+const LONGEST_WAIT = 15;
+
+/** Seconds before the `attempt`-th try in a row (0, 1, 2, …): 1, 2, 4, … with up to a quarter of it added by `luck` in [0, 1). */
+export function backoff(attempt, luck) {
+  return Math.min(LONGEST_WAIT, 2 ** attempt) * (1 + luck / 4);
+}
+
+export class Keeper {
+  /**
+   * `events`: onState(name, detail), onReport, onStream. States: warming, connecting, waiting (detail has `seconds`,
+   * `refused`), connected, failed, idle.
+   */
+  constructor(events) {
+    this.events = events;
+    this.session = null;
+    this.abort = null;
+  }
+
+  /** Runs until `stop` or an error that trying again cannot mend. `request()` gives the body of POST /sessions. */
+  async run(source, request) {
+    this.stop();
+    this.source = source;
+    const { signal } = (this.abort = new AbortController());
+    for (let attempt = 0; !signal.aborted; attempt++) {
+      const problem = await this.#once(request, signal, () => (attempt = 0));
+      if (signal.aborted) return;
+      if (!problem.retryable) return this.events.onState("failed", { problem });
+      await this.#wait(problem, attempt, signal);
+    }
+  }
+
+  /** Sends another source; the session stays. */
+  async replace(source) {
+    this.source = source;
+    await this.session?.replace(source.stream);
+  }
+
+  stop() {
+    this.abort?.abort();
+    this.session?.close();
+    this.session = null;
+  }
+
+  /** One session from start to end; answers why it ended. */
+  async #once(request, signal, onConnected) {
+    const { onState, ...events } = this.events;
+    const session = new Session(events);
+    try {
+      await ready(signal, onState);
+      onState("connecting", {});
+      this.session = session;
+      await session.open(this.source.stream, request(), signal);
+      onConnected();
+      onState("connected", {});
+      return await session.ended;
+    } catch (error) {
+      if (isExpected(error, signal)) return error;
+      throw error;
+    } finally {
+      session.close();
+      if (this.session === session) this.session = null;
+    }
+  }
+
+  async #wait(problem, attempt, signal) {
+    const until = performance.now() + 1000 * (problem.retryAfter ?? backoff(attempt, Math.random()));
+    while (!signal.aborted) {
+      const seconds = Math.ceil((until - performance.now()) / 1000);
+      if (seconds <= 0) return;
+      this.events.onState("waiting", { problem, seconds, refused: problem.status === 503 });
+      await pause(Math.min(1000, until - performance.now()), signal);
+    }
+  }
+}
+
+function isExpected(error, signal) {
+  return signal.aborted || error instanceof ServerError || error instanceof SessionEnd;
+}
+
+/** Waits until the server says that a model is warm. */
+async function ready(signal, onState) {
+  while (true) {
+    try {
+      return await askReady(signal);
+    } catch (error) {
+      if (!(error instanceof ServerError) || error.status !== 503) throw error;
+      onState("warming", { reason: error.message });
+      await pause(1000 * Math.min(error.retryAfter ?? 1, 2), signal);
+    }
+  }
+}
+
+function pause(ms, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); }, { once: true });
+  });
+}

@@ -1,0 +1,142 @@
+/** One session: a peer connection to the server, from offer to DELETE. Knows no page, and never tries twice. */
+
+import { deleteSession, openSession, patchSession } from "./api.js";
+import { FPS } from "./sources.js";
+
+const GATHER_MS = 2000;
+const CONNECT_MS = 15000;
+const FLICKER_MS = 4000; // "disconnected" for longer is dead
+
+/** Why a session is over: `retryable` when opening another one may help. */
+export class SessionEnd extends Error {
+  constructor(message, retryable = true) {
+    super(message);
+    this.retryable = retryable;
+  }
+}
+
+export class Session {
+  /** `onReport(report)` gets each chunk's report, `onStream(stream)` the restored video. */
+  constructor({ onReport, onStream, iceServers = [] }) {
+    this.id = null;
+    this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+    this.ended = new Promise((resolve) => (this.end = resolve));
+    this.pc.addEventListener("track", ({ track }) => onStream(new MediaStream([track])));
+    this.channel = this.pc.createDataChannel("report");
+    this.channel.addEventListener("message", ({ data }) => this.#receive(JSON.parse(data), onReport));
+    this.#watch();
+  }
+
+  /** Connects `stream`'s video; `request` is the body of POST /sessions without the SDP. Throws ServerError. */
+  async open(stream, request, signal) {
+    this.#send(stream, request.size, request.panels.length);
+    await this.pc.setLocalDescription();
+    await gathered(this.pc);
+    const { sdp, type } = this.pc.localDescription;
+    const answer = await openSession({ ...request, sdp, type }, signal);
+    this.id = answer.id;
+    await this.pc.setRemoteDescription({ type: answer.type, sdp: answer.sdp });
+    await keepResolution(this.sender);
+    await this.#connected(signal);
+  }
+
+  /** Puts another video in the place of the one that is sent. */
+  replace(stream) {
+    return this.sender.replaceTrack(stream.getVideoTracks()[0]);
+  }
+
+  /** Changes the operator or solver settings; answers the chunk from which they apply. */
+  async change(what) {
+    return (await patchSession(this.id, what)).applies_from_chunk;
+  }
+
+  stats() {
+    return this.pc.getStats();
+  }
+
+  /** Ends the session here and on the server. Safe in every state, also while the page goes away. */
+  close(reason = new SessionEnd("Stopped.", false)) {
+    clearTimeout(this.flicker);
+    this.pc.close();
+    this.end(reason);
+    if (!this.id) return;
+    deleteSession(this.id).catch((error) => console.info(`DELETE /sessions did not arrive: ${error.message}`));
+    this.id = null;
+  }
+
+  #send(stream, size, panels) {
+    const [track] = stream.getVideoTracks();
+    if ("contentHint" in track) track.contentHint = "motion"; // a shared screen would drop to a few frames a second
+    const encoding = { maxBitrate: bitrate(size), maxFramerate: Math.max(FPS, 30) };
+    const transceiver = this.pc.addTransceiver(track, { direction: "sendrecv", streams: [stream], sendEncodings: [encoding] });
+    this.sender = transceiver.sender;
+    preferVp8(transceiver);
+  }
+
+  #receive(message, onReport) {
+    if (message.event === "closing") this.end(new SessionEnd(message.reason ?? "The server is shutting down."));
+    else if ("chunk" in message) onReport(message);
+  }
+
+  #watch() {
+    const { pc } = this;
+    pc.addEventListener("connectionstatechange", () => {
+      clearTimeout(this.flicker);
+      const lost = () => this.end(new SessionEnd("The connection was lost."));
+      if (pc.connectionState === "disconnected") this.flicker = setTimeout(lost, FLICKER_MS);
+      if (pc.connectionState === "failed") lost();
+    });
+    this.channel.addEventListener("close", () => this.end(new SessionEnd("The server ended the session.")));
+  }
+
+  async #connected(signal) {
+    const states = changes(this.pc, "connectionstatechange", () => this.pc.connectionState === "connected");
+    const late = after(CONNECT_MS).then(() => {
+      throw new SessionEnd("No connection within 15 s: a firewall may block UDP between this browser and the server.");
+    });
+    const over = this.ended.then((reason) => { throw reason; });
+    const aborted = changes(signal, "abort", () => signal.aborted).then(() => signal.throwIfAborted());
+    await Promise.race([states, late, over, aborted]);
+  }
+}
+
+/** Bits a second that keep the codec from hiding the restoration, for a picture of `size` ("416x240"). */
+export function bitrate(size) {
+  const [width, height] = size.split("x").map(Number);
+  return Math.min(4_000_000, Math.max(800_000, Math.round(width * height * FPS * 0.5)));
+}
+
+function preferVp8(transceiver) {
+  const { codecs } = RTCRtpReceiver.getCapabilities("video");
+  const rank = ({ mimeType }) => (mimeType === "video/VP8" ? 0 : mimeType === "video/rtx" ? 2 : 1);
+  transceiver.setCodecPreferences?.(codecs.toSorted((a, b) => rank(a) - rank(b)));
+}
+
+/** A browser short of bandwidth should send coarser pictures, not smaller ones. */
+async function keepResolution(sender) {
+  const parameters = sender.getParameters();
+  parameters.degradationPreference = "maintain-resolution";
+  try {
+    await sender.setParameters(parameters);
+  } catch (error) {
+    console.info(`degradationPreference is not supported here: ${error.message}`);
+  }
+}
+
+/** All candidates of this side, or those of the first two seconds: the server takes no later ones. */
+async function gathered(pc) {
+  const complete = changes(pc, "icegatheringstatechange", () => pc.iceGatheringState === "complete");
+  await Promise.race([complete, after(GATHER_MS)]);
+}
+
+function changes(target, event, done) {
+  return new Promise((resolve) => {
+    const look = () => done() && (target.removeEventListener(event, look), resolve());
+    target.addEventListener(event, look);
+    look();
+  });
+}
+
+function after(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,140 @@
+/** Where the video comes from: built-in scene, camera, file, screen. Each gives a stream and a `stop`; knows no server. */
+
+import { Scene } from "./scene.js";
+
+export const FPS = 16;
+const LARGEST = 1280; // pixels a side that are worth sending
+
+/** What went wrong, in words for the person at the page. */
+export class SourceError extends Error {}
+
+/**
+ * Opens a source: `{stream, stop, ended}`; `ended` resolves when it runs dry by itself.
+ * `size` is {width, height} of the restored picture; `native` keeps the source's own pixels (cut to the same shape).
+ */
+export async function openSource(kind, { size, native, file }) {
+  if (kind === "scene") return openScene(size);
+  if (kind === "camera") return shaped(await openCamera(size), size, native, false);
+  if (kind === "screen") return shaped(await openScreen(), size, native, true);
+  if (!file) throw new SourceError("Choose a video file first.");
+  return shaped(await openFile(file), size, native, true);
+}
+
+function openScene({ width, height }) {
+  const scene = new Scene(width, height);
+  return pump(width, height, (context, seconds) => scene.draw(context, seconds), () => {});
+}
+
+async function openCamera({ width, height }) {
+  const wish = { width: { ideal: width }, height: { ideal: height }, frameRate: { ideal: FPS } };
+  const stream = await ask("camera", () => media().getUserMedia({ video: wish, audio: false }));
+  return fromStream(stream);
+}
+
+async function openScreen() {
+  return fromStream(await ask("screen", () => media().getDisplayMedia({ video: { frameRate: FPS }, audio: false })));
+}
+
+function media() {
+  if (navigator.mediaDevices) return navigator.mediaDevices;
+  throw new SourceError("The browser gives a page the camera only over https:// or on localhost. The built-in scene and files work here too.");
+}
+
+async function ask(what, open) {
+  try {
+    return await open();
+  } catch (error) {
+    if (error instanceof SourceError) throw error;
+    throw new SourceError(refusal(what, error));
+  }
+}
+
+function refusal(what, error) {
+  const reasons = {
+    NotAllowedError: `The browser did not allow the ${what}. Allow it in the address bar, then start again.`,
+    NotFoundError: `There is no ${what} on this machine.`,
+    NotReadableError: `Another program uses the ${what}. Close it there, then start again.`,
+  };
+  return reasons[error.name] ?? `The ${what} did not open: ${error.message}.`;
+}
+
+async function fromStream(stream) {
+  const video = player();
+  video.srcObject = stream;
+  await started(video, "The picture did not start.");
+  const [track] = stream.getVideoTracks();
+  const ended = new Promise((resolve) => track.addEventListener("ended", resolve, { once: true }));
+  return { video, stream, ended, stop: () => stream.getTracks().forEach((t) => t.stop()) };
+}
+
+async function openFile(file) {
+  const video = player();
+  video.loop = true;
+  video.src = URL.createObjectURL(file);
+  const stop = () => {
+    video.pause();
+    video.removeAttribute("src");
+    video.load();
+    URL.revokeObjectURL(video.currentSrc);
+  };
+  await started(video, `This browser cannot play ${file.name}: expected a video such as MP4 (H.264) or WebM.`);
+  return { video, stop, ended: new Promise(() => {}) };
+}
+
+function player() {
+  return Object.assign(document.createElement("video"), { muted: true, playsInline: true });
+}
+
+async function started(video, sentence) {
+  try {
+    await video.play();
+  } catch (error) {
+    throw new SourceError(sentence, { cause: error });
+  }
+  if (!video.videoWidth) throw new SourceError(sentence);
+}
+
+/** The source as it is if it has the shape of `size`; otherwise cut to that shape on a canvas. */
+function shaped(source, size, native, scaled) {
+  const { video } = source;
+  const same = Math.abs((video.videoWidth * size.height) / (video.videoHeight * size.width) - 1) < 0.02;
+  if (source.stream && same && (native || !scaled)) return source;
+  const cut = crop(video.videoWidth, video.videoHeight, size);
+  const target = native ? even(cut) : size;
+  const draw = (context) => {
+    const now = crop(video.videoWidth || 1, video.videoHeight || 1, size); // a phone turned, a window resized
+    context.drawImage(video, now.x, now.y, now.width, now.height, 0, 0, target.width, target.height);
+  };
+  const canvas = pump(target.width, target.height, draw, source.stop);
+  return { ...canvas, ended: source.ended };
+}
+
+/** The largest centred cut of a `width` x `height` picture that has the shape of `size`. */
+export function crop(width, height, size) {
+  const scale = Math.min(width / size.width, height / size.height);
+  const [w, h] = [size.width * scale, size.height * scale];
+  return { x: (width - w) / 2, y: (height - h) / 2, width: w, height: h };
+}
+
+/** Even numbers of pixels, as video codecs want, and not more than is worth sending. */
+export function even({ width, height }) {
+  const scale = Math.min(1, LARGEST / Math.max(width, height));
+  return { width: 2 * Math.round((width * scale) / 2), height: 2 * Math.round((height * scale) / 2) };
+}
+
+/** A canvas repainted `FPS` times a second, as a stream. */
+function pump(width, height, draw, release) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d", { alpha: false });
+  draw(context, 0);
+  const stream = canvas.captureStream();
+  const ticker = new Worker(new URL("ticker.js", import.meta.url));
+  ticker.onmessage = ({ data: seconds }) => draw(context, seconds);
+  ticker.postMessage(FPS);
+  const stop = () => {
+    ticker.terminate();
+    stream.getTracks().forEach((track) => track.stop());
+    release();
+  };
+  return { stream, stop, ended: new Promise(() => {}) };
+}

@@ -1,0 +1,33 @@
+/** The states of the page in words. Pure. */
+
+/** Text for the pill in the header and for the picture while it waits: `{pill, wait}`; no `wait` when pictures move. */
+export function describeState(state, { reason, seconds, refused, problem, rung } = {}) {
+  const words = {
+    idle: { pill: "Ready" },
+    opening: { pill: "Opening the source", wait: "Opening the source…" },
+    warming: { pill: "Model is warming up", wait: `The model is warming up: ${reason}` },
+    connecting: { pill: "Connecting", wait: "Connecting to the server…" },
+    connected: { pill: "Filling the first chunk", wait: "Connected. The first frames come back when a chunk is filled and restored." },
+    streaming: { pill: "Restoring" },
+    passthrough: { pill: "Passed through", note: "No device restores at the moment: you see the video as the server got it." },
+    waiting: refused
+      ? { pill: `Server is full: again in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` }
+      : { pill: `Reconnecting in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` },
+    failed: { pill: "Stopped by an error" },
+  };
+  return words[state] ?? { pill: rung ?? state };
+}
+
+/** What a person can do about an error of the server, by its status. */
+export function advice({ status, code }) {
+  if (status === 422 || status === 400) return "Change the settings in the panel, then start again.";
+  if (status === 404) return "The session is gone: start again.";
+  if (status === 413) return "Choose a smaller size.";
+  if (code === "unreachable") return "Check that the server runs.";
+  return "Start again; if it stays, the server's log says more.";
+}
+
+export function sentence(problem) {
+  const text = (problem?.message ?? "The session ended").trim().replace(/^./, (c) => c.toUpperCase());
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
+}

@@ -1,0 +1,169 @@
+/** Cuts the panels out of one video frame and shows them: wipe, side by side, single; loupe and snapshot. Knows no server. */
+
+const GAP = 6; // canvas pixels between pictures side by side
+const LENS = 132; // CSS pixels of a lens
+const ZOOM = 4; // screen pixels of a lens for one picture pixel
+
+export const NAMES = { original: "Original", degraded: "Degraded", restored: "Restored", source: "Your source" };
+
+/** Where panel `index` of `count` lies in a video frame of `width` x `height`. Pure. */
+export function cut(index, count, width, height) {
+  const wide = width / count;
+  return { x: index * wide, y: 0, width: wide, height };
+}
+
+/** Rows and columns for `count` pictures in a box of `boxWidth` CSS pixels. Pure. */
+export function grid(count, boxWidth) {
+  return boxWidth < 620 ? { columns: 1, rows: count } : { columns: count, rows: 1 };
+}
+
+export class View {
+  constructor({ canvas, loupe }) {
+    Object.assign(this, { canvas, loupe, context: canvas.getContext("2d", { alpha: false }) });
+    this.mode = "wipe";
+    this.against = "degraded";
+    this.single = "restored";
+    this.split = 0.5;
+    this.spot = null; // where the loupe looks, {x, y} in [0, 1] of a panel
+    this.frames = 0;
+    this.turn = 0;
+    this.onLayout = () => {};
+  }
+
+  /** Shows `video`, whose frames hold `panels` side by side, until the next call. */
+  show(video, panels) {
+    Object.assign(this, { video, panels, turn: this.turn + 1 });
+    this.frames = 0;
+    this.#follow(this.turn);
+  }
+
+  /** Shows `scene`, a moving picture that is drawn here, until the next `show`. */
+  preview(scene) {
+    Object.assign(this, { video: null, panels: [], turn: this.turn + 1 });
+    const [turn, start] = [this.turn, performance.now()];
+    this.#fit(scene.width, scene.height, { columns: 1, rows: 1 });
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const paint = (now) => {
+      if (turn !== this.turn) return;
+      scene.draw(this.context, (now - start) / 1000);
+      if (!still) requestAnimationFrame(paint);
+    };
+    requestAnimationFrame(paint);
+  }
+
+  /** The panels on the screen, left to right. */
+  get shown() {
+    const { panels } = this;
+    if (panels.length < 2 || this.mode === "side") return panels;
+    if (this.mode === "single") return [panels.includes(this.single) ? this.single : "restored"];
+    return [panels.includes(this.against) ? this.against : "degraded", "restored"];
+  }
+
+  get wiping() {
+    return this.mode === "wipe" && this.panels.length > 1;
+  }
+
+  /** Paints the current frame. */
+  draw() {
+    const { video, context: c } = this;
+    if (!video?.videoWidth) return;
+    const { width, height } = this.#layout();
+    const names = this.shown;
+    if (this.wiping) this.#wipe(names, width, height);
+    else names.forEach((name, i) => this.#panel(c, name, ...this.#place(i, width, height)));
+    if (!this.loupe.hidden) this.#magnify();
+  }
+
+  /** A canvas with every panel at full size, to be saved. */
+  snapshot() {
+    const { width, height } = this.#size();
+    const picture = document.createElement("canvas");
+    Object.assign(picture, { width: this.panels.length * (width + GAP) - GAP, height });
+    const c = picture.getContext("2d");
+    this.panels.forEach((name, i) => this.#panel(c, name, i * (width + GAP), 0, width, height));
+    return picture;
+  }
+
+  /** The place in a panel, in [0, 1], under a place on the canvas in [0, 1]. */
+  spotAt(x, y) {
+    if (this.mode !== "side" || !this.grid) return { x, y };
+    return { x: (x * this.grid.columns) % 1, y: (y * this.grid.rows) % 1 };
+  }
+
+  #follow(turn) {
+    const { video } = this;
+    const next = () => (video.requestVideoFrameCallback ? video.requestVideoFrameCallback(paint) : requestAnimationFrame(paint));
+    const paint = () => {
+      if (turn !== this.turn) return;
+      this.frames += 1;
+      this.draw();
+      next();
+    };
+    next();
+  }
+
+  #size() {
+    return { width: Math.round(this.video.videoWidth / this.panels.length), height: this.video.videoHeight };
+  }
+
+  #layout() {
+    const { width, height } = this.#size();
+    const count = this.wiping ? 1 : this.shown.length;
+    this.grid = grid(count, this.canvas.parentElement.clientWidth);
+    const { columns, rows } = this.grid;
+    this.#fit(columns * (width + GAP) - GAP, rows * (height + GAP) - GAP, this.grid);
+    return { width, height };
+  }
+
+  #fit(width, height, grid) {
+    const key = [width, height, this.mode, this.shown].join();
+    if (key === this.key) return;
+    this.key = key;
+    Object.assign(this.canvas, { width, height });
+    this.onLayout({ width, height, ...grid });
+  }
+
+  #place(index, width, height) {
+    const column = index % this.grid.columns;
+    const row = Math.floor(index / this.grid.columns);
+    return [column * (width + GAP), row * (height + GAP), width, height];
+  }
+
+  #panel(c, name, x, y, width, height) {
+    const from = cut(this.panels.indexOf(name), this.panels.length, this.video.videoWidth, this.video.videoHeight);
+    c.drawImage(this.video, from.x, from.y, from.width, from.height, x, y, width, height);
+  }
+
+  #wipe([left, right], width, height) {
+    const c = this.context;
+    this.#panel(c, right, 0, 0, width, height);
+    c.save();
+    c.beginPath();
+    c.rect(0, 0, this.split * width, height);
+    c.clip();
+    this.#panel(c, left, 0, 0, width, height);
+    c.restore();
+  }
+
+  /** The same spot of every panel, pixel by pixel. */
+  #magnify() {
+    if (!this.spot) return;
+    const { loupe, panels, spot } = this;
+    const { width, height } = this.#size();
+    const lens = Math.min(LENS, Math.floor(this.canvas.clientWidth / panels.length) - 8);
+    const scale = window.devicePixelRatio || 1;
+    const side = lens / ZOOM;
+    const from = { x: clamp(spot.x * width - side / 2, width - side), y: clamp(spot.y * height - side / 2, height - side) };
+    loupe.style.setProperty("--lens", `${lens}px`);
+    Object.assign(loupe, { width: panels.length * lens * scale, height: lens * scale });
+    const c = loupe.getContext("2d", { alpha: false });
+    c.imageSmoothingEnabled = false;
+    panels.forEach((_, i) => {
+      c.drawImage(this.video, i * width + from.x, from.y, side, side, i * lens * scale, 0, lens * scale - 2, lens * scale);
+    });
+  }
+}
+
+function clamp(value, most) {
+  return Math.min(Math.max(value, 0), most);
+}
