@@ -31,19 +31,25 @@ def bitrates(width: int, height: int, fps: float) -> Bitrates:
 
 @dataclass
 class RateFollower:
-    """Follows the receiver's estimate in few and large steps: each rebuilds the encoder and costs a key frame.
+    """Follows the receiver's estimate in few, large steps: each rebuilds the encoder and costs a key frame.
 
-    A receiver estimates no more than it gets. An estimate above what we send therefore says nothing against our
-    rate: only one that binds makes us send less.
+    A receiver estimates little more than it gets, so an estimate below our rate says nothing while the picture
+    is simple and we send less. Only one clearly below what we do send makes us send less.
     """
 
     rates: Bitrates
-    estimate: float | None = None
-    """bits per second that the receiver can take, None before it said anything"""
+    current: int = 0
     sent: float = 0
     """bits per second that left lately"""
-    current: int = 0
+    _estimate: float | None = None
+    _binding: int = 0
+    """estimates in a row that were below what was sent"""
     _changed: float | None = None
+
+    def observe(self, estimate: float) -> None:
+        """Takes what the receiver says it can take, in bits per second (REMB)."""
+        self._binding = self._binding + 1 if estimate < 0.85 * self.sent else 0
+        self._estimate = estimate
 
     def choose(self, now: float, free: bool = False) -> int:
         """The rate to encode at from now on. `free`: a key frame is due anyway, so a step costs nothing."""
@@ -54,10 +60,12 @@ class RateFollower:
 
     def _wanted(self) -> int:
         usual = self.current or self.rates.start
-        if self.estimate is None:
+        if self._estimate is None:
             return usual
-        binds = self.estimate < 1.1 * self.sent
-        return self.rates.clamp(self.estimate if binds else max(self.estimate, usual))
+        heavy = self._estimate < 0.6 * self.sent
+        if self._binding >= 2 or heavy:
+            return self.rates.clamp(min(self._estimate, usual))
+        return self.rates.clamp(max(self._estimate, usual))
 
     def _worth(self, wanted: int, since: float, free: bool) -> bool:
         """Down at once when it is needed, up rarely: a wrong step up fills the receiver's queue."""

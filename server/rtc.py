@@ -1,9 +1,9 @@
 """The WebRTC stack made fit for bad networks. Every private name of aiortc and aioice we touch is in here.
 
-`PeerConnection` is aiortc's own with other parts put in: a receiver that completes frames on the marker, asks
-again for what is lost and decodes within limits; a sender whose bit rate fits its picture; sockets bound where
-we say, that hear only the peer. It knows nothing of sessions and chunks. The names are those of the versions
-below and no other.
+`PeerConnection` is aiortc's own with other parts put in: a receiver that completes frames on the marker,
+asks again for what is lost and decodes within limits; a sender whose bit rate fits its picture; sockets
+bound where we say, that hear only the peer. It knows nothing of sessions and chunks. The names are those of
+the versions below and no other.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ class Decoder:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread and the track. What waits is dropped, so that this takes one frame's time at most."""
+        """Ends the thread and the track. What waits is dropped, so this takes one frame's time at most."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -351,7 +351,6 @@ class VideoEncoder(Encoder):
         self._now = now
         self._context: av.VideoCodecContext | None = None
         self._follower: RateFollower | None = None
-        self._estimate: float | None = None
         self._picture_id = 0
         self._sent: deque[tuple[float, int]] = deque()
         self.rebuilds = 0
@@ -363,9 +362,8 @@ class VideoEncoder(Encoder):
 
     @target_bitrate.setter
     def target_bitrate(self, bps: int) -> None:
-        self._estimate = bps
         if self._follower is not None:
-            self._follower.estimate = bps
+            self._follower.observe(bps)
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """The payloads of one frame, and its RTP timestamp before the random offset."""
@@ -391,7 +389,7 @@ class VideoEncoder(Encoder):
         context = self._context
         if context is None or (frame.width, frame.height) != (context.width, context.height):
             rates = bitrates(frame.width, frame.height, self._fps)
-            self._follower = RateFollower(rates, self._estimate)
+            self._follower = RateFollower(rates)
             context = None
         assert self._follower is not None
         bps = self._follower.choose(self._now(), free)
@@ -402,13 +400,13 @@ class VideoEncoder(Encoder):
         return context
 
     def _note_sent(self, size: int) -> None:
-        """Keeps the rate of the last second and a half, or so."""
+        """Keeps the rate of the last two seconds."""
         now = self._now()
         self._sent.append((now, size))
-        while now - self._sent[0][0] > 1.5:
+        while now - self._sent[0][0] > 2.0:
             self._sent.popleft()
         assert self._follower is not None
-        self._follower.sent = 8 * sum(size for _, size in self._sent) / 1.5
+        self._follower.sent = 8 * sum(size for _, size in self._sent) / 2.0
 
     def _packetize(self, data: bytes) -> list[bytes]:
         self._picture_id = (self._picture_id + 1) % (1 << 15)
