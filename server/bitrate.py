@@ -33,8 +33,8 @@ def bitrates(width: int, height: int, fps: float) -> Bitrates:
 class RateFollower:
     """Follows the receiver's estimate in few, large steps: each rebuilds the encoder and costs a key frame.
 
-    A receiver estimates little more than it gets, so an estimate below our rate says nothing while the picture
-    is simple and we send less. Only one clearly below what we do send makes us send less.
+    A receiver estimates little more than it gets, so an estimate below our rate says nothing while the
+    picture is simple and we send less. Only one clearly below what we do send makes us send less.
     """
 
     rates: Bitrates

@@ -211,7 +211,7 @@ class FrameAssembler:
         self.counters.given_up += 1
         self._highest = number - 1
         self._jump(number)
-        self._pleaded = now - self.config.plead_every
+        self._pleaded = now - 2 * self.config.plead_every
 
     def _jump(self, cursor: int) -> None:
         self._packets = {n: packet for n, packet in self._packets.items() if n >= cursor}
