@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
@@ -115,37 +116,39 @@ class Arrival:
 # --- receiving ------------------------------------------------------------------------------------
 
 
-class FrameQueue(asyncio.Queue[Frame | None]):
-    """Decoded frames, newest kept: aiortc's own queue grows without end when nobody takes its frames."""
+class FrameQueue(asyncio.Queue[Any]):
+    """Received frames, newest kept: aiortc's own queue grows without end when nobody takes its frames."""
 
     def __init__(self, limit: int):
         super().__init__()
         self._limit = limit
         self.dropped = 0
 
-    def offer(self, frame: Frame | None) -> None:
+    def offer(self, frame: Frame | av.Packet[Any] | None) -> None:
         """Queues `frame`, or the end of the track, and drops the oldest frame beyond the limit."""
         if self.qsize() >= self._limit:
             self.get_nowait()
             self.dropped += 1
         self.put_nowait(frame)
 
-    async def put(self, frame: Frame | None) -> None:
+    async def put(self, frame: Frame | av.Packet[Any] | None) -> None:
         self.offer(frame)
 
 
 class BoundedReceiver(RTCRtpReceiver):
     """A receiver whose decoded frames wait in a bounded queue."""
 
+    _bounded_track: RemoteStreamTrack | None = None
+
     def __init__(self, kind: str, transport: RTCDtlsTransport, config: RtcConfig):
         super().__init__(kind, transport)
         self._config = config
-        self._bounded_track: RemoteStreamTrack | None = None
+
+        self._frames = FrameQueue(config.max_frames)
 
     @property
     def frames_dropped(self) -> int:
-        track = self._bounded_track
-        return track._queue.dropped if track is not None and isinstance(track._queue, FrameQueue) else 0
+        return self._frames.dropped
 
     @property
     def _track(self) -> RemoteStreamTrack | None:
@@ -155,7 +158,44 @@ class BoundedReceiver(RTCRtpReceiver):
     def _track(self, track: RemoteStreamTrack | None) -> None:
         self._bounded_track = track
         if track is not None:
-            track._queue = FrameQueue(self._config.max_frames)
+            track._queue = self._frames
+
+
+class AudioReceiver(BoundedReceiver):
+    """Sound as it comes: the track yields encoded `av.Packet`s at once, in the order they arrive.
+
+    Whoever plays them waits for the picture anyway, and can put them in order meanwhile.
+    """
+
+    def __init__(self, kind: str, transport: RTCDtlsTransport, config: RtcConfig):
+        super().__init__(kind, transport, config)
+        self._timeline = Timeline()
+        self._loop = asyncio.get_running_loop()
+        self._RTCRtpReceiver__jitter_buffer = self
+
+    async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
+        """Starts to receive, without a decoder."""
+        if getattr(self, "_RTCRtpReceiver__started", False):
+            return
+        self._codecs = {codec.payloadType: codec for codec in parameters.codecs}
+        self._RTCRtpReceiver__codecs = self._codecs
+        self.transport._register_rtp_receiver(self, parameters)
+        self._RTCRtpReceiver__rtcp_task = asyncio.ensure_future(self._run_rtcp())
+        self._RTCRtpReceiver__started = True
+
+    def add(self, packet: RtpPacket) -> tuple[bool, None]:
+        """aiortc's jitter buffer, as far as its receiver knows."""
+        if packet.payload and self._track is not None:
+            sound = av.Packet(packet.payload)
+            sound.pts = self._timeline.map(packet.timestamp)
+            sound.time_base = Fraction(1, self._codecs[packet.payload_type].clockRate)
+            sound.opaque = Arrival(self._loop.time(), lost=False)
+            self._frames.offer(sound)
+        return False, None
+
+    def _RTCRtpReceiver__stop_decoder(self) -> None:
+        if self._track is not None and self._track.readyState == "live":
+            self._frames.offer(None)
 
 
 class VideoReceiver(BoundedReceiver):
@@ -196,9 +236,7 @@ class VideoReceiver(BoundedReceiver):
         self._get("codecs").update({codec.payloadType: codec for codec in parameters.codecs})
         rtx = {encoding.rtx.ssrc: encoding.ssrc for encoding in parameters.encodings if encoding.rtx}
         self._get("rtx_ssrc").update(rtx)
-        frames = self._track._queue if self._track is not None else None
-        assert isinstance(frames, FrameQueue)
-        self._decoder.start(self._loop, frames, self._on_decode_error)
+        self._decoder.start(self._loop, self._frames, self._on_decode_error)
         self._set("decoder_thread", self._decoder)
         self.transport._register_rtp_receiver(self, parameters)
         self._set("rtcp_task", asyncio.ensure_future(self._run_rtcp()))
@@ -694,10 +732,9 @@ class PeerConnection(RTCPeerConnection):
             direction, kind, sender_track
         )
         old = transceiver.sender
-        sender, receiver = old, BoundedReceiver(kind, old.transport, self.config)
-        if kind == "video":
-            sender = VideoSender(sender_track or kind, old.transport, self.config)
-            receiver = VideoReceiver(kind, old.transport, self.config)
+        sender = VideoSender(sender_track or kind, old.transport, self.config) if kind == "video" else old
+        receiver_type = VideoReceiver if kind == "video" else AudioReceiver
+        receiver = receiver_type(kind, old.transport, self.config)
         sender._stream_id = old._stream_id
         receiver._set_rtcp_ssrc(sender._ssrc)
         transceiver._RTCRtpTransceiver__sender = sender  # type: ignore[attr-defined]

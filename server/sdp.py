@@ -263,13 +263,17 @@ def direction(lines: list[str]) -> Direction:
 
 
 def parse_codecs(kind: str, lines: list[str], formats: list[str]) -> tuple[Codec, ...]:
-    """The codecs that this server has, VP8 before H.264, each followed by its retransmission format."""
+    """The codecs that this server has: VP8 before H.264, each followed by its retransmission format.
+
+    Of sound, which is passed on as it comes, the first alone: both ways must speak the same.
+    """
     offered = {int(pt) for pt in formats if pt.isdecimal() and int(pt) < 128}
     maps = [match for value in attributes(lines, "rtpmap") if (match := RTPMAP.fullmatch(value))]
     formats_of = {int(match[1]): match for match in reversed(maps) if int(match[1]) in offered}
     parameters = format_parameters(lines)
     if kind == "audio":
-        found = [codec for pt in order(formats, offered) if (codec := audio_codec(pt, formats_of.get(pt)))]
+        known = (audio_codec(pt, formats_of.get(pt)) for pt in order(formats, offered))
+        found = [codec for codec in known if codec][:1]
         supported = ", ".join(SUPPORTED_AUDIO)
     else:
         found = video_codecs(order(formats, offered), formats_of, parameters)

@@ -1,0 +1,74 @@
+"""One track played to any number of peers. Slow ones lose frames of their own, nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+
+
+class PlayerTrack(MediaStreamTrack):
+    """What one peer gets of a broadcast: the newest frames that it keeps up with."""
+
+    def __init__(self, kind: str, limit: int):
+        super().__init__()
+        self.kind = kind
+        self.dropped = 0
+        self._frames: deque[Any] = deque()
+        self._limit = limit
+        self._changed = asyncio.Event()
+
+    def offer(self, frame: Any) -> None:
+        """Queues a frame, in place of the oldest when there are too many."""
+        if len(self._frames) >= self._limit:
+            self._frames.popleft()
+            self.dropped += 1
+        self._frames.append(frame)
+        self._changed.set()
+
+    def stop(self) -> None:
+        super().stop()
+        self._changed.set()
+
+    async def recv(self) -> Any:
+        while not self._frames:
+            if self.readyState != "live":
+                raise MediaStreamError("the broadcast ended")
+            self._changed.clear()
+            await self._changed.wait()
+        return self._frames.popleft()
+
+
+class Broadcast:
+    """Takes every frame of `source` when it is due, players or not, and hands it to those there are."""
+
+    def __init__(self, source: MediaStreamTrack, limit: int):
+        self._source = source
+        self._limit = limit
+        self._players: set[PlayerTrack] = set()
+
+    def join(self) -> PlayerTrack:
+        """A track for one more peer."""
+        player = PlayerTrack(self._source.kind, self._limit)
+        self._players.add(player)
+        return player
+
+    def leave(self, player: PlayerTrack) -> None:
+        self._players.discard(player)
+        player.stop()
+
+    async def run(self) -> None:
+        """Plays until the source ends."""
+        try:
+            while True:
+                frame = await self._source.recv()
+                for player in self._players:
+                    player.offer(frame)
+        except MediaStreamError:
+            return
+        finally:
+            for player in list(self._players):
+                self.leave(player)
