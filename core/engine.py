@@ -57,7 +57,7 @@ class Engine:
     def __init__(self, model: Model):
         self.model = model
         self.spec = ChunkSpec()
-        self.solver = Solver(model.codec, model.denoiser)
+        self.solver = Solver(model.codec, model.denoiser, model.num_steps)
         self._streams: dict[str, _Stream] = {}
 
     def open(

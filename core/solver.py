@@ -31,8 +31,8 @@ def untimed(name: str) -> AbstractContextManager[None]:
 class SolverConfig(Config):
     t0: float = Field(0.1, ge=0, le=1)
     """start time of the reverse diffusion (Eq. 10)"""
-    num_steps: int = Field(2, ge=1, le=8)
-    """denoising steps per chunk, K"""
+    num_steps: int = Field(0, ge=0, le=8)
+    """denoising steps per chunk, K; 0 takes the model's own number"""
     reinject_every: int = Field(7, ge=0)
     """guide every n-th chunk: 0 guides the first only (AVIS Flash), 1 guides all (AVIS), 7 is the paper's long-video setting"""
     reinject_residual: float = Field(0.0, ge=0)
@@ -98,9 +98,10 @@ class Restored:
 class Solver:
     """Restores the chunks of any number of streams with one codec and one denoiser."""
 
-    def __init__(self, codec: VideoCodec, denoiser: Denoiser):
+    def __init__(self, codec: VideoCodec, denoiser: Denoiser, num_steps: int = 2):
         self.codec = codec
         self.denoiser = denoiser
+        self.num_steps = num_steps
 
     def new_state(self, operator: LinearOperator, height: int, width: int, seed: int = 0) -> StreamState:
         return StreamState(operator, self.denoiser.new_cache(height, width), seed)
@@ -155,11 +156,10 @@ class Solver:
         )
         return due or drifted
 
-    @staticmethod
-    def _times(config: SolverConfig, rung: Rung) -> tuple[float, ...]:
+    def _times(self, config: SolverConfig, rung: Rung) -> tuple[float, ...]:
         if not config.denoise:
             return ()
-        return timesteps(config.t0, config.num_steps if rung == "full" else 1)
+        return timesteps(config.t0, (config.num_steps or self.num_steps) if rung == "full" else 1)
 
     @staticmethod
     def _finish(

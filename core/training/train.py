@@ -1,0 +1,300 @@
+"""How the tiny model is made: `avis train`. Everything it needs but footage is here; without footage it uses procedural scenes.
+
+Each step restores one chunk a sample, of all tasks mixed, after a prefix chunk: first a blend of the prefix's x_init and
+its truth, later the network's own output. The loss is taken after output consistency, where the product's frames are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.metrics import psnr
+from core.models.tiny import TASKS, Look, TinyCache, TinyDenoiser, slots
+from core.models.tiny_codec import TinyCodec
+from core.operators import (
+    PAPER_OPERATORS,
+    GaussianBlur,
+    Inpainting,
+    LinearOperator,
+    SpatioTemporalAverage,
+    SuperResolution,
+    TemporalAverage,
+)
+from core.prox import prox_l2
+from core.solver import Solver, SolverConfig, remember
+from core.training.data import Clips, halve, load_groups, read_clip
+from core.video import from_pixels
+
+MARGIN = 16
+"""pixels around a blurred crop that only its operator sees: borders are a small part of a real frame"""
+MIX = (("super_resolution", 0.2), ("inpainting", 0.24), ("gaussian_blur", 0.18), ("temporal_average", 0.2),
+       ("spatio_temporal_average", 0.18))  # fmt: skip
+SHORT = 0.55
+"""share of the training that is spent on chunks of one latent: more different pictures for the same time"""
+FLASH = SolverConfig(num_steps=1, reinject_every=0)
+GAMMA = FLASH.output_gamma
+
+
+@dataclass
+class Sample:
+    """One chunk to restore, and what is known of it; all frames [T, 3, H, W]."""
+
+    operator: LinearOperator
+    x: Tensor
+    y: Tensor
+    x_init: Tensor
+    hint: Tensor
+    past: Tensor | None
+    """the prefix's last frames, for temporal operators; blended"""
+    prefix: Tensor | None
+    """the chunk before, blended of its x_init and its truth"""
+    prefix_sample: Sample | None = None
+    """the chunk before, to be restored by the network itself"""
+
+
+def draw_operator(rng: random.Random) -> LinearOperator:
+    kind = rng.choices([kind for kind, _ in MIX], [weight for _, weight in MIX])[0]
+    noise = 0.01 if rng.random() < 0.85 else rng.uniform(0.005, 0.03)
+    if kind == "inpainting":
+        return Inpainting(seed=rng.randrange(12), noise=noise)
+    if kind == "gaussian_blur":
+        return GaussianBlur(noise=noise)
+    table = {
+        "super_resolution": SuperResolution(noise=noise),
+        "temporal_average": TemporalAverage(noise=noise),
+        "spatio_temporal_average": SpatioTemporalAverage(noise=noise),
+    }
+    return table[kind]
+
+
+def draw_sample(clips: Clips, size: int, latents: int, opening: bool, rng: random.Random) -> Sample:
+    """A chunk of `latents` at the start of a stream, or later, after a prefix of as many."""
+    op = draw_operator(rng)
+    side = size + (2 * MARGIN if op.norm == 1 and isinstance(op, GaussianBlur) else 0)
+    frames = 4 * latents - (3 if opening else 0)
+    history = 0 if opening else rng.choice([9, 33]) if op.lookback else 4 * latents
+    x = clips.draw(history + frames, side, side)
+    y = op.measure(x, None, torch.Generator().manual_seed(rng.randrange(1 << 40)))
+    sample = _chunk(op, x, y, history, frames)
+    if not opening:
+        length = 9 if history == 9 and latents == 3 else 4 * latents
+        before = _chunk(op, x, y, history - length, length)
+        trust = rng.uniform(0.2, 0.9)
+        prefix = before.x_init + trust * (before.x - before.x_init)
+        sample.prefix, sample.prefix_sample = prefix, before
+        sample.past = prefix[-op.reach :] if op.reach else None
+    return crop(sample, side - size)
+
+
+def _chunk(op: LinearOperator, x: Tensor, y: Tensor, start: int, frames: int) -> Sample:
+    here = slice(start, start + frames)
+    y_past = y[max(0, start - op.lookback) : start] if op.lookback and start else None
+    x_init = op.least_squares(y[here], y_past)
+    assert x_init is not None
+    past = x[max(0, start - op.reach) : start] if op.reach and start else None
+    return Sample(op, x[here], y[here], x_init.clamp(-1, 1), op.hint(y[here]), past, None)
+
+
+def crop(sample: Sample, margin: int) -> Sample:
+    """Without the margin; only samples whose measurement has the picture's size have one."""
+    if margin == 0:
+        return sample
+    inner = slice(margin // 2, -(margin // 2))
+
+    def cut(frames: Tensor | None) -> Tensor | None:
+        return None if frames is None else frames[..., inner, inner]
+
+    for name in ("x", "y", "x_init", "hint", "past", "prefix"):
+        setattr(sample, name, cut(getattr(sample, name)))
+    if sample.prefix_sample is not None:
+        crop(sample.prefix_sample, margin)
+    return sample
+
+
+def look_at(samples: list[Sample], codec: TinyCodec, t: float, blind: bool) -> Look:
+    """The network's input for a batch; `blind` hides everything but the noisy latents."""
+    base = torch.stack([slots(s.x_init) for s in samples])
+    z = codec.transform(base)
+    noisy = codec.inverse((1 - t) * z + t * torch.randn_like(z)) / (1 - t)
+    B, _, _, H, W = base.shape
+    if blind:
+        zero = torch.zeros_like(noisy)
+        return Look(noisy, zero, zero, torch.zeros(B, 1, H, W), torch.zeros(B, dtype=torch.long))
+    hint = torch.stack([slots(s.hint) for s in samples]) - base
+    mask = torch.cat([s.operator.reliability(H, W) for s in samples])
+    task = torch.tensor([TASKS.index(s.operator.kind) for s in samples])  # type: ignore[attr-defined]
+    return Look(base, hint, noisy - base, mask, task)
+
+
+def consistent(x: Tensor, sample: Sample) -> Tensor:
+    """After output consistency; a blurred crop is left as it is, its measurement reaches beyond it."""
+    if isinstance(sample.operator, GaussianBlur):
+        return x
+    return prox_l2(sample.operator, x, sample.y, sample.past, GAMMA, 5)
+
+
+def restore(net: nn.Module, codec: TinyCodec, samples: list[Sample], t: float, blind: bool, cache: TinyCache) -> Tensor:
+    restored: Tensor = net.restore(look_at(samples, codec, t, blind), torch.full((len(samples),), t), cache)
+    if len(samples[0].x) % 4:
+        restored = torch.cat([restored[:, :4].mean(1, keepdim=True), restored[:, 4:]], 1)
+    return torch.stack([consistent(x, s) for x, s in zip(restored, samples, strict=True)])
+
+
+def remember_prefix(net: TinyDenoiser, codec: TinyCodec, samples: list[Sample], own: bool, t: float) -> TinyCache:
+    """The cache after the prefix chunks; with `own` they are what the network makes of them."""
+    start = TinyCache(0)
+    if own:
+        with torch.no_grad():
+            befores = [s.prefix_sample for s in samples]
+            for s, b in zip(samples, befores, strict=True):
+                assert b is not None
+                out = restore(net, codec, [b], t, False, start)[0].clamp(-1, 1)
+                s.prefix = out
+                s.past = out[-s.operator.reach :] if s.operator.reach else None
+    prefix = torch.stack([slots(s.prefix) for s in samples if s.prefix is not None])
+    return net.remember(codec.transform(prefix), start)
+
+
+def loss_of(restored: Tensor, samples: list[Sample]) -> tuple[Tensor, list[float]]:
+    """Relative Charbonnier plus log mean square, and the gain over a consistent x_init in dB."""
+    total, gains = restored.new_zeros(()), []
+    for x, s in zip(restored, samples, strict=True):
+        reference = consistent(s.x_init, s).clamp(-1, 1)
+        error = x - s.x
+        charbonnier = (error.square() + 1e-4).sqrt().mean()
+        scale = ((reference - s.x).square() + 1e-4).sqrt().mean() - 0.01
+        squares = error.square().mean((1, 2, 3))
+        total = total + (charbonnier - 0.01) / (scale + 0.005) + 0.5 * torch.log(squares + 2e-5).mean()
+        gains.append(psnr(x.detach().clamp(-1, 1), s.x) - psnr(reference, s.x))
+    return total / len(samples), gains
+
+
+@torch.no_grad()
+def fit_scale(codec: TinyCodec, clips: Clips) -> None:
+    """Half-whitening: the square root of each coefficient's standard deviation, latents of mean variance one."""
+    z = torch.cat([codec.transform(clips.draw(8, 128, 128)) for _ in range(150)])
+    std = z.permute(1, 0, 2, 3).flatten(1).std(1).clamp_min(1e-4)
+    codec.scale.copy_(std.sqrt() * std.mean().sqrt())
+
+
+@torch.inference_mode()
+def validate(net: TinyDenoiser, codec: TinyCodec, clips: dict[str, Tensor]) -> dict[str, list[float]]:
+    """Per operator, PSNR of a consistent x_init and of AVIS Flash with output consistency, mean over clips."""
+    solver = Solver(codec, net)
+    rows: dict[str, list[float]] = {}
+    for op in PAPER_OPERATORS:
+        scores = []
+        for x in clips.values():
+            y = op.measure(x, None, torch.Generator().manual_seed(0))
+            state, start, past = solver.new_state(op, *x.shape[-2:]), 0, None
+            out, init = [], []
+            for length in (9, 12, 12):
+                here = slice(start, start + length)
+                restored, state = solver.restore(y[here], state, FLASH)
+                reference = prox_l2(op, restored.x_init, y[here], past, GAMMA, 5).clamp(-1, 1)
+                past = remember(past, reference, op.reach)
+                out.append(psnr(restored.x, x[here]))
+                init.append(psnr(reference, x[here]))
+                start += length
+            scores.append((sum(init) / 3, sum(out) / 3))
+        rows[op.kind] = [round(sum(s[i] for s in scores) / len(scores), 2) for i in (0, 1)]  # type: ignore[attr-defined]
+    return rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--videos", type=Path, help="folder of training clips; procedural scenes without it")
+    parser.add_argument("--photos", type=Path, help="folder of photographs, panned over")
+    parser.add_argument("--validate", type=Path, help="folder of clips at twice 416x240, never trained on")
+    parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="checkpoints, curve and cached clips")
+    parser.add_argument("--minutes", type=float, default=120, help="length of the whole run, resumes included")
+    parser.add_argument("--size", type=int, default=96, help="crop size in pixels")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def run(args: argparse.Namespace) -> int:
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    args.run.mkdir(parents=True, exist_ok=True)
+    clips = Clips(load_groups(args.videos, args.photos, args.run.parent / "cache"), args.seed)
+    codec = TinyCodec()
+    net, ema = TinyDenoiser(codec), TinyDenoiser(codec)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=1e-4)
+    trained, step = 0.0, 0
+    last = args.run / "last.pt"
+    if last.exists():
+        kept: dict[str, Any] = torch.load(last, weights_only=True)
+        net.load_state_dict(kept["net"])
+        ema.load_state_dict(kept["ema"])
+        codec.load_state_dict(kept["codec"])
+        optimiser.load_state_dict(kept["optimiser"])
+        trained, step = kept["minutes"], kept["step"]
+        rng.seed(args.seed + step)
+        clips.rng.seed(args.seed + step)
+    else:
+        fit_scale(codec, clips)
+        ema.load_state_dict(net.state_dict())
+    validation = load_validation(args.validate) if args.validate else {}
+    started, reported = time.monotonic(), -1.0
+    sums: dict[str, list[float]] = {}
+    while True:
+        minutes = trained + (time.monotonic() - started) / 60
+        progress = min(1.0, minutes / args.minutes)
+        for group in optimiser.param_groups:
+            warm = min(1.0, (step + 1) / 100)
+            group["lr"] = args.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        opening, blind = rng.random() < 0.12, rng.random() < 0.08
+        short = not opening and rng.random() < (0.9 if progress < SHORT else 0.3)
+        own = not opening and progress > SHORT and rng.random() < 0.5
+        latents, count = (1, args.batch) if short else (3, max(1, args.batch // 2))
+        t = rng.uniform(0.0, 0.12)
+        with torch.no_grad():
+            samples = [draw_sample(clips, args.size, latents, opening, rng) for _ in range(count)]
+        cache = TinyCache(0) if opening else remember_prefix(net, codec, samples, own, t)
+        loss, gains = loss_of(restore(net, codec, samples, t, blind, cache), samples)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        optimiser.step()
+        step += 1
+        decay = min(0.997, step / (step + 20))
+        with torch.no_grad():
+            for kept_parameter, parameter in zip(ema.parameters(), net.parameters(), strict=True):
+                kept_parameter.lerp_(parameter, 1 - decay)
+        if not blind:
+            for s, gain in zip(samples, gains, strict=True):
+                sums.setdefault(s.operator.kind, []).append(gain)  # type: ignore[attr-defined]
+        if minutes - reported > 2 or progress == 1:
+            row: dict[str, Any] = {"step": step, "minutes": round(minutes, 1), "loss": round(loss.item(), 3)}
+            row["gain"] = {kind: round(sum(g) / len(g), 2) for kind, g in sorted(sums.items())}
+            if validation and (int(minutes / 10) != int(reported / 10) or progress == 1):
+                row["validation"] = validate(ema, codec, validation)
+            reported, sums = minutes, {}
+            with (args.run / "curve.jsonl").open("a") as curve:
+                curve.write(json.dumps(row) + "\n")
+            print(json.dumps(row), flush=True)
+            state = {"net": net.state_dict(), "ema": ema.state_dict(), "codec": codec.state_dict(),
+                     "optimiser": optimiser.state_dict(), "minutes": minutes, "step": step}  # fmt: skip
+            torch.save(state, last.with_suffix(".new"))
+            last.with_suffix(".new").replace(last)
+        if progress == 1:
+            return 0
+
+
+def load_validation(folder: Path) -> dict[str, Tensor]:
+    """The first 33 frames of three clips, at half size."""
+    paths = sorted(folder.glob("*.mp4"))[2::3]
+    return {path.stem: from_pixels(halve(read_clip(path)[:33])) for path in paths}
