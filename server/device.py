@@ -138,7 +138,7 @@ class Device:
             torch.cuda.synchronize(self.engine.model.device)
 
 
-def warm_up(engine: Engine, size: tuple[int, int]) -> float:
+def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> float:
     """Seconds of one full later chunk of `size` (width, height), after an opening one and one to warm up."""
     width, height = size
     operator = SuperResolution()
@@ -148,7 +148,7 @@ def warm_up(engine: Engine, size: tuple[int, int]) -> float:
     for index in range(3):
         frames = rng.integers(0, 256, (engine.spec.frames(index), height, width, 3), np.uint8)
         start = time.perf_counter()
-        engine.step("warmup", frames, operator, SolverConfig())
+        engine.step("warmup", frames, operator, solver)
         seconds = time.perf_counter() - start
     engine.close("warmup")
     return seconds
@@ -161,9 +161,10 @@ def serve(connection: Connection, options: DeviceOptions) -> None:
     except (ValueError, FileNotFoundError) as error:
         connection.send(Unusable(str(error)))
         return
-    connection.send(Loaded(model.name, str(model.device)))
+    solver = SolverConfig.model_validate({"num_steps": model.num_steps, **options.solver})
+    connection.send(Loaded(model.name, str(model.device), solver))
     engine = Engine(model)
-    costs = {size: warm_up(engine, size) for size in options.warm_sizes}
+    costs = {size: warm_up(engine, solver, size) for size in options.warm_sizes}
     device = Device(engine, lambda: receive_descriptor(connection))
     connection.send(Ready(costs, {}))
     while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from core.operators import Operator
 from core.solver import Rung, SolverConfig
@@ -13,7 +13,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 Mode = Literal["incoming", "simulate"]
 """Whether a session's frames are the measurement y, or clean frames that the server degrades first."""
 
-Panel = Literal["original", "degraded", "restored"]
+Panel = Literal["original", "degraded", "x_init", "restored"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,14 @@ class DeviceOptions:
 
     model: str = "tiny"
     device: str = "auto"
-    weights: str = "pretrained"
+    weights: Literal["pretrained", "random"] = "pretrained"
     codec: str | None = None
     threads: int = 0
     """CPU threads; 0 leaves it to torch"""
     warm_sizes: tuple[tuple[int, int], ...] = ((416, 240),)
     """(width, height) of restored frames"""
+    solver: dict[str, Any] = field(default_factory=dict)
+    """settings of a session's solver where it says nothing and the model does not know better"""
     log_level: str = "info"
 
 
@@ -87,6 +89,8 @@ class Loaded:
 
     model: str
     device: str
+    solver: SolverConfig
+    """where a session says nothing"""
 
 
 @dataclass(frozen=True)

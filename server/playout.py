@@ -41,6 +41,8 @@ class Playout(Generic[F]):
 
     _origin: float | None = None
     _delay: int = 0
+    _last: int = -1
+    """source slot of the frame that left last"""
     _queue: deque[tuple[int, F]] = field(default_factory=deque)
     _margins: deque[tuple[float, float]] = field(default_factory=deque)
     """arrival and earliness in slots of each chunk within the window"""
@@ -51,9 +53,15 @@ class Playout(Generic[F]):
         return len(self._queue)
 
     def put(self, frames: list[tuple[int, F]], now: float) -> list[F]:
-        """Queues frames with their source slots, in order, and returns those that were dropped for room."""
+        """Queues frames with their source slots; returns what is dropped: too late, or for want of room.
+
+        A chunk may come after the one that follows it, as long as that has not left.
+        """
+        dropped = [frame for slot, frame in frames if slot <= self._last]
+        frames = [(slot, frame) for slot, frame in frames if slot > self._last]
+        self.late += len(dropped)
         if not frames:
-            return []
+            return dropped
         first = frames[0][0]
         if self._origin is None:
             self._origin, self._delay = now + self.preroll, -first
@@ -65,10 +73,10 @@ class Playout(Generic[F]):
             self._margins.clear()
             margin += late
         self._margins.append((now, margin))
-        self._queue.extend(frames)
-        dropped = [self._queue.popleft()[1] for _ in range(len(self._queue) - self.capacity)]
-        self.late += len(dropped)
-        return dropped
+        self._queue = deque(sorted([*self._queue, *frames], key=lambda entry: entry[0]))
+        excess = [self._queue.popleft()[1] for _ in range(len(self._queue) - self.capacity)]
+        self.late += len(excess)
+        return dropped + excess
 
     def due(self) -> float | None:
         """When the next frame leaves; None while none waits."""
@@ -83,6 +91,7 @@ class Playout(Generic[F]):
             return None
         dropped = self._drop_late(now)
         slot, frame = self._queue.popleft()
+        self._last = slot
         output = slot + self._delay
         self.played += 1
         dropped += self._catch_up(now)

@@ -6,7 +6,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -34,6 +34,19 @@ Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(s
 """(width, height) in pixels, written WIDTHxHEIGHT"""
 
 
+def parse_ports(text: object) -> tuple[int, int]:
+    """FIRST-LAST to two port numbers. Raises ValueError for anything else."""
+    if isinstance(text, tuple | list) and len(text) == 2:
+        return int(text[0]), int(text[1])
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text) if isinstance(text, str) else None
+    if match is None or not 0 < int(match[1]) <= int(match[2]) < 65536:
+        raise ValueError(f"a range of ports is FIRST-LAST, as in 50000-50100, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
+
+
 class Settings(BaseSettings):
     """Later sources win: defaults, the TOML file, AVIS_* of the environment, the command line."""
 
@@ -50,7 +63,7 @@ class Settings(BaseSettings):
     """name of the model that restores, as `avis doctor` lists them"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
-    weights: str = "pretrained"
+    weights: Literal["pretrained", "random"] = "pretrained"
     """pretrained, or random to try a model without its weights"""
     codec: str | None = None
     """the video codec of a model that has several; unset takes its default"""
@@ -71,10 +84,12 @@ class Settings(BaseSettings):
     """shortest side of a restored frame, in pixels"""
     max_pixels: int = Field(832 * 480, ge=64 * 64)
     """most pixels of a restored frame"""
+    max_input_pixels: int = Field(1920 * 1088, ge=64 * 64)
+    """larger pictures that come in are not decoded"""
     max_body: int = Field(256 * 1024, ge=1024)
     """most bytes of a request; a drawn mask is the largest thing in it"""
 
-    latency_budget: float = Field(1.5, gt=0, le=30)
+    latency_budget: float = Field(1.0, gt=0, le=30)
     """seconds from a chunk's last frame to the first of its restored frames that the quality ladder holds"""
     backlog: int = Field(2, ge=1, le=8)
     """chunks of one session that may wait for the device"""
@@ -109,10 +124,10 @@ class Settings(BaseSettings):
     """user of the TURN servers"""
     ice_credential: str | None = None
     """password of the TURN servers"""
-    bind: str | None = None
-    """local address for media; unset takes all of the machine's"""
-    udp_ports: str | None = Field(None, pattern=r"^\d+-\d+$")
-    """range of local UDP ports for media, as in 50000-50100"""
+    bind: tuple[str, ...] = ()
+    """local addresses for media; none means every address of the machine but loopback"""
+    udp_ports: Ports | None = None
+    """first and last local UDP port for media, as in 50000-50100; unset leaves the choice to the system"""
     public_ip: str | None = None
     """address to name in candidates when a 1:1 NAT stands before the server"""
 
@@ -150,7 +165,7 @@ class FileSource(PydanticBaseSettingsSource):
 def read_settings(config: Path | None = None, **overrides: Any) -> Settings:
     """The settings of this run. Raises UsageError with one sentence that names the wrong value."""
     try:
-        return Settings(**{FileSource.KEY: _read_toml(config)}, **overrides)
+        return Settings(**{FileSource.KEY: _read_toml(config), **overrides})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])

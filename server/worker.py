@@ -36,13 +36,13 @@ CHUNK_FRAMES = 12
 """most frames of a chunk"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """The context of a job: what the worker needs with a chunk, and what the session wants back with it."""
 
     spec: StreamSpec
     gap: bool
-    """frames are missing before this chunk"""
+    """frames are missing before this chunk; the session says so at the latest when it chooses the rung"""
     number: int
     """chunks of this session before it, over all its streams"""
     slots: tuple[int, ...]
@@ -154,6 +154,7 @@ class Worker:
         self._listener = listener
         self._backoff = Backoff(config.max_restarts)
         self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
         self._closing: deque[str] = deque()
         self._memory: dict[str, tuple[StreamSpec, FrameMemory]] = {}
         self._job: Job | None = None
@@ -172,6 +173,14 @@ class Worker:
         """Forgets a stream, and has the device forget it. One that was never opened is no error."""
         self._closing.append(stream_id)
         self._wake.set()
+
+    async def settled(self) -> None:
+        """Waits until the device is ready for the first time, or has failed for good."""
+        await self._settled.wait()
+
+    @property
+    def device_name(self) -> str:
+        return self.loaded.device if self.loaded else self.config.options.device
 
     async def start_device(self) -> Device:
         """Starts what this worker drives; a simulated device takes this place in tests."""
@@ -331,6 +340,8 @@ class Worker:
     def _enter(self, state: WorkerState) -> None:
         logger.info("device %s", state)
         self.state = state
+        if state in ("ready", "failed"):
+            self._settled.set()
         self._listener.on_state(state)
 
     @staticmethod

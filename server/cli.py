@@ -1,0 +1,64 @@
+"""The command line `avis`: one table of commands, and how each ends.
+
+A command is a module with `add_arguments(parser: argparse.ArgumentParser) -> None` and
+`run(args: argparse.Namespace) -> int`, imported only when it is asked for. Exit codes: what `run` returns
+(0 done, 1 the work failed), 2 for wrong usage or bad input (a UsageError, one sentence on stderr), 130 when
+interrupted, 1 with a traceback for anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+from core.errors import UsageError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("server.commands.serve", "restore live video: the server and its page"),
+    "restore": ("server.commands.restore", "restore a video file"),
+    "eval": ("server.commands.evaluate", "measure the quality of every operator on clips"),
+    "bench": ("server.commands.bench", "measure the speed of the engine"),
+    "loadtest": ("server.loadtest", "measure a running server with real WebRTC clients"),
+    "train": ("core.training.train", "train the tiny model"),
+    "weights": ("server.commands.weights", "list, fetch, verify and convert weights"),
+    "doctor": ("server.commands.doctor", "say what works on this machine"),
+}
+"""name: module, one line of help"""
+
+
+def overview() -> str:
+    lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: avis COMMAND ...   (avis COMMAND --help)", "", "Live video restoration.", "", *lines]
+    )
+
+
+def parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, object]:
+    module_name, text = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"avis {name}", description=text)
+    module.add_arguments(parser)
+    return parser.parse_args(arguments), module
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"the commands are {', '.join(COMMANDS)}, not {name!r}")
+        args, module = parse(name, arguments)
+        return int(module.run(args))  # type: ignore[attr-defined]
+    except UsageError as error:
+        print(f"avis: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        logging.getLogger(__name__).exception("avis %s failed", name)
+        return 1

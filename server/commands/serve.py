@@ -1,0 +1,29 @@
+"""`avis serve`: the server. What it imports is light, so that its help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import get_origin
+
+from server.settings import Settings, read_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with the settings below")
+    for name, field in Settings.model_fields.items():
+        if field.annotation is None or get_origin(field.annotation) in (dict, tuple):
+            continue
+        flag = f"--{name.replace('_', '-')}"
+        default = "" if field.default is None else f" (default {field.default})"
+        parser.add_argument(
+            flag, metavar="VALUE", help=(field.description or "").replace("%", "%%") + default
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    given = {name: value for name, value in vars(args).items() if name in Settings.model_fields}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = read_settings(args.config, **overrides)
+    return int(importlib.import_module("server.app").serve(settings))

@@ -1,0 +1,60 @@
+"""Decoded pictures to RGB pixels of a given size, and back. Runs in an executor; knows no session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from av import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class PictureReader:
+    """Pictures of any size and format to pixels [height, width, 3]: scaled to cover, then cut at the centre.
+
+    One for each session: it keeps the scaler that its last picture needed.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, picture: VideoFrame, height: int, width: int) -> Pixels:
+        scale = max(height / picture.height, width / picture.width)
+        cover = max(height, round(picture.height * scale)), max(width, round(picture.width * scale))
+        interpolation = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
+        rgb = self._reformatter.reformat(picture, cover[1], cover[0], "rgb24", interpolation=interpolation)
+        top, left = (cover[0] - height) // 2, (cover[1] - width) // 2
+        return np.ascontiguousarray(rgb.to_ndarray()[top : top + height, left : left + width])
+
+
+class PictureWriter:
+    """Pixels to the pictures that a video encoder takes."""
+
+    def __init__(self) -> None:
+        self._to_yuv = VideoReformatter()
+        self._resize = VideoReformatter()
+
+    def write(self, frames: Sequence[Pixels]) -> list[VideoFrame]:
+        """Frames [H, W, 3] to YUV 4:2:0."""
+        return [
+            self._to_yuv.reformat(VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p")
+            for frame in frames
+        ]
+
+    def pass_through(
+        self, frames: Sequence[Pixels], height: int, width: int, panels: int
+    ) -> list[VideoFrame]:
+        """Unrestored frames at the size of restored ones, once for each panel."""
+        return self.write(
+            [np.concatenate([self._enlarge(frame, height, width)] * panels, 1) for frame in frames]
+        )
+
+    def _enlarge(self, frame: Pixels, height: int, width: int) -> Pixels:
+        if frame.shape[:2] == (height, width):
+            return frame
+        picture = VideoFrame.from_ndarray(frame, format="rgb24")
+        scaled = self._resize.reformat(picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR)
+        return scaled.to_ndarray().astype(np.uint8, copy=False)

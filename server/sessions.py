@@ -1,0 +1,372 @@
+"""All sessions of one server and the device they share. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from aiortc import MediaStreamTrack, RTCDataChannel
+from pydantic import ValidationError
+
+from core.errors import UsageError
+from core.operators import LinearOperator
+from core.solver import Rung, SolverConfig
+from server.admission import Admission, AdmissionConfig, Refuse, Workload
+from server.messages import DeviceOptions
+from server.rtc import NoMediaPort, PeerConnection, RtcConfig
+from server.scheduler import Job, Scheduler
+from server.sdp import AnswerOptions, Offer
+from server.session import Session, SessionConfig
+from server.settings import Settings, show_size
+from server.worker import CHUNK_FRAMES, Restoration, Worker, WorkerConfig, WorkerState
+
+logger = logging.getLogger(__name__)
+
+
+class Refusal(Exception):
+    """A request that cannot be met, in the terms of HTTP."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None):
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A session that was opened, and the answer that its client must get."""
+
+    session: Session
+    answer: str
+
+
+class Sessions:
+    """Opens, finds and ends sessions; hears from the worker what became of their chunks."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.scheduler = Scheduler(backlog=settings.backlog)
+        self.admission = Admission(AdmissionConfig(max_sessions=settings.max_sessions))
+        self.worker = Worker(worker_config(settings), self.scheduler, self)
+        self.closing = False
+        self.opened_total = 0
+        self.refused_total = 0
+        self._open: dict[str, Session] = {}
+        self._workloads: dict[str, Workload] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- the life of a session --------------------------------------------------------------------
+
+    async def open(self, offer: Offer, config: SessionConfig) -> Opened:
+        """Answers an offer with a new session. Raises Refusal, or OfferRefused from the WebRTC stack."""
+        self._check(config)
+        session_id = secrets.token_urlsafe(12)
+        self._reserve(session_id, config)
+        try:
+            await self._prepare(config.operator, config.size)
+            session = self._new_session(session_id, config)
+            return Opened(session, await self._answer(session, offer))
+        except BaseException:
+            self._release(session_id)
+            raise
+
+    @property
+    def solver(self) -> SolverConfig:
+        """A session's solver settings where it says nothing."""
+        loaded = self.worker.loaded
+        return loaded.solver if loaded else SolverConfig.model_validate(self.settings.solver)
+
+    def get(self, session_id: str) -> Session:
+        session = self._open.get(session_id)
+        if session is None:
+            raise Refusal(404, "no_session", f"no session {session_id[:40]!r} is open")
+        return session
+
+    async def change(self, session_id: str, config: SessionConfig) -> int:
+        """Changes a session's operator or solver; the number of the first chunk with it."""
+        session = self.get(session_id)
+        size = (session.spec.width, session.spec.height) if session.spec else config.size
+        await self._prepare(config.operator, size)
+        session = self.get(session_id)
+        self._account(session_id, config, size)
+        return session.change(config)
+
+    def end(self, session_id: str, reason: str) -> None:
+        """Closes a session, soon. One that is not open is no error."""
+        session = self._open.get(session_id)
+        if session is not None:
+            self._release(session_id)
+            logger.info("session %s ends: %s", session_id, reason)
+            self._spawn(session.close(reason))
+
+    async def run(self) -> None:
+        """Drives the device until cancelled."""
+        await self.worker.run()
+
+    async def close(self) -> None:
+        """Tells all sessions that the server ends, and closes them, within the drain timeout."""
+        self.closing = True
+        for session in self._open.values():
+            session.drain()
+        for session_id in list(self._open):
+            self.end(session_id, "the server is shutting down")
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=self.settings.drain_timeout)
+            for task in late:
+                task.cancel()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Any:
+        return iter(self._open.values())
+
+    def _check(self, config: SessionConfig) -> None:
+        """Refuses what no session of this server may be."""
+        s = self.settings
+        if config.fps > s.max_fps:
+            raise Refusal(422, "bad_setting", f"fps may be {s.max_fps:g} at most here, not {config.fps:g}")
+        if config.size is None:
+            return
+        width, height = config.size
+        if width % 16 or height % 16 or min(width, height) < s.min_side or width * height > s.max_pixels:
+            raise Refusal(
+                422,
+                "bad_size",
+                f"a size is a multiple of 16 each way, {s.min_side} at least and {s.max_pixels} pixels in all at "
+                f"most, not {show_size(config.size)}",
+            )
+
+    def _reserve(self, session_id: str, config: SessionConfig) -> None:
+        """Takes a place, or refuses: before anything is awaited, so that no two take the same one."""
+        if self.closing:
+            raise Refusal(503, "shutting_down", "the server is shutting down", retry_after=5)
+        if self.worker.state == "failed":
+            raise Refusal(503, "no_device", f"no device restores: {self.worker.reason}", retry_after=60)
+        if self.worker.state != "ready":
+            raise Refusal(503, "warming", f"the model is not ready: {self.worker.state}", retry_after=2)
+        workload = self._workload(config, config.size)
+        now = asyncio.get_running_loop().time()
+        decision = self.admission.decide(workload, now)
+        if isinstance(decision, Refuse):
+            self.refused_total += 1
+            raise Refusal(503, "full", f"the server is full: {decision.reason}", decision.retry_after)
+        self.admission.open(session_id, workload, now)
+        self._workloads[session_id] = workload
+        self._queue(session_id)
+
+    def _release(self, session_id: str) -> None:
+        """Undoes what `_reserve` and `_new_session` did."""
+        self._open.pop(session_id, None)
+        self._workloads.pop(session_id, None)
+        self.scheduler.remove(session_id)
+        self.admission.close(session_id, asyncio.get_running_loop().time())
+        self.worker.close(session_id)
+
+    def _new_session(self, session_id: str, config: SessionConfig) -> Session:
+        pc = PeerConnection(rtc_config(self.settings, config.fps))
+        session = Session(session_id, config, self.settings, pc, self)
+
+        @pc.on("track")
+        def on_track(track: MediaStreamTrack) -> None:
+            if track.kind == "video":
+                pc.addTrack(session.restored)
+                session.start(track)
+
+        @pc.on("datachannel")
+        def on_datachannel(channel: RTCDataChannel) -> None:
+            session.on_channel(channel)
+
+        @pc.on("connectionstatechange")
+        def on_connectionstatechange() -> None:
+            session.on_connection(pc.connectionState)
+
+        self._open[session_id] = session
+        self.opened_total += 1
+        return session
+
+    async def _answer(self, session: Session, offer: Offer) -> str:
+        options = AnswerOptions(public_address=self.settings.public_ip)
+        try:
+            async with asyncio.timeout(self.settings.offer_timeout):
+                return await session.pc.answer(offer, options)
+        except TimeoutError as error:
+            await session.close("the offer took too long")
+            seconds = self.settings.offer_timeout
+            raise Refusal(
+                422, "unsupported_offer", f"the offer took longer than {seconds:g} s to answer"
+            ) from error
+        except NoMediaPort as error:
+            await session.close(str(error))
+            raise Refusal(503, "no_port", str(error), retry_after=5) from error
+        except BaseException:
+            await session.close("the offer could not be answered")
+            raise
+
+    async def _prepare(self, operator: LinearOperator, size: tuple[int, int] | None) -> None:
+        """Has the operator check the size, when it is known; off the loop, since that may take a moment."""
+        if size is None:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, operator.prepare, size[1], size[0])
+        except ValueError as error:
+            raise Refusal(422, "bad_operator", str(error)) from error
+
+    # --- accounts ---------------------------------------------------------------------------------
+
+    def _workload(self, config: SessionConfig, size: tuple[int, int] | None) -> Workload:
+        width, height = size or self.settings.warm_sizes[0]
+        return Workload(
+            model=self.settings.model,
+            width=width,
+            height=height,
+            num_steps=config.solver.num_steps,
+            reinject_every=config.solver.reinject_every,
+            fps=config.fps,
+            frames=CHUNK_FRAMES,
+            budget=self.settings.latency_budget,
+        )
+
+    def _account(self, session_id: str, config: SessionConfig, size: tuple[int, int] | None) -> None:
+        workload = self._workload(config, size)
+        self._workloads[session_id] = workload
+        self.admission.change(session_id, workload)
+
+    def _queue(self, session_id: str) -> None:
+        workload = self._workloads[session_id]
+        now = asyncio.get_running_loop().time()
+        self.scheduler.add(session_id, workload.period, workload.reinject_every, now)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- what sessions ask (server.session.Host) --------------------------------------------------
+
+    def submit(self, session: Session, job: Job) -> list[Job] | None:
+        """Queues a job, unless the session is over or no device serves."""
+        if self.worker.state != "ready" or session.id not in self._open:
+            return None
+        return self.worker.submit(job)
+
+    def sized(self, session: Session) -> None:
+        if session.id in self._open and session.spec is not None:
+            self._account(session.id, session.config, (session.spec.width, session.spec.height))
+
+    # --- what the worker tells (server.worker.Listener) -------------------------------------------
+
+    def choose_rung(self, job: Job, now: float) -> Rung:
+        session = self._open.get(job.session_id)
+        if session is None:
+            return "passthrough"
+        workload = self._workloads[job.session_id]
+        guided = job.opening or session.missed
+        return session.choose_rung(job, now, lambda rung: self.admission.cost(now, workload, rung, guided))
+
+    def on_restored(self, job: Job, restoration: Restoration) -> None:
+        session = self._open.get(job.session_id)
+        if session is None:
+            return
+        seconds = restoration.stepped.ms["total"] / 1000
+        workload, guided = self._workloads[session.id], restoration.stepped.guided
+        self.admission.measure(restoration.finished, workload, seconds, restoration.rung, guided)
+        self._climb(session, restoration.finished, restoration.finished - job.deadline)
+        session.on_restored(job, restoration)
+
+    def on_passed(self, job: Job) -> None:
+        session = self._open.get(job.session_id)
+        if session is not None:
+            now = asyncio.get_running_loop().time()
+            self._climb(session, now, -self.settings.latency_budget)
+            session.on_passed(job)
+
+    def on_refused(self, job: Job, reason: str) -> None:
+        session = self._open.get(job.session_id)
+        if session is not None:
+            session.figures.failed += 1
+            self.end(job.session_id, f"its chunk {job.context.number} failed: {reason}")
+
+    def on_lost(self, job: Job | None) -> None:
+        for session in list(self._open.values()):
+            waiting = self.scheduler.remove(session.id)
+            self._queue(session.id)
+            session.figures.device_losses += 1
+            if job is not None and job.session_id == session.id:
+                waiting = [job, *waiting]
+                self._suspect(session)
+            session.on_lost(waiting)
+
+    def on_state(self, state: WorkerState) -> None:
+        if state == "ready" and self.worker.ready is not None:
+            for (width, height), seconds in self.worker.ready.chunk_seconds.items():
+                self.admission.calibrate(
+                    Workload(
+                        model=self.settings.model, width=width, height=height, num_steps=self.solver.num_steps
+                    ),
+                    seconds,
+                )
+        for session in self._open.values():
+            session.tell({"event": "device", "state": state})
+
+    def _climb(self, session: Session, now: float, lateness: float) -> None:
+        """Tells a session's ladder how its chunk went, and the client when its rung changes."""
+        before = session.ladder.rung
+        room = self.admission.room(session.id, session.ladder.next_up, now)
+        rung = session.ladder.observe(now, lateness, room, self.admission.fits(now))
+        self.admission.set_rung(session.id, rung)
+        if rung != before:
+            session.tell({"event": "rung", "rung": rung})
+
+    def _suspect(self, session: Session) -> None:
+        """A session whose chunk was on the device when it died gets a second chance, and no third."""
+        if session.suspect:
+            self.end(session.id, "the device was lost twice in a row on its chunks")
+        session.suspect = True
+
+
+def check_solver(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a solver that the server's own settings name. Raises UsageError for what is none."""
+    try:
+        return SolverConfig.model_validate(values).model_dump(include=set(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in ("solver", *first["loc"]))
+        raise UsageError(f"setting {name}: {first['msg']} (found {first['input']!r})") from error
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    options = DeviceOptions(
+        model=settings.model,
+        device=settings.device,
+        weights=settings.weights,
+        codec=settings.codec,
+        threads=settings.threads,
+        warm_sizes=settings.warm_sizes,
+        solver=check_solver(settings.solver),
+        log_level=settings.log_level,
+    )
+    return WorkerConfig(
+        options,
+        load_timeout=settings.load_timeout,
+        step_timeout=settings.step_timeout,
+        max_restarts=settings.max_restarts,
+    )
+
+
+def rtc_config(settings: Settings, fps: float) -> RtcConfig:
+    return RtcConfig(
+        bind=settings.bind,
+        udp_ports=settings.udp_ports,
+        ice_urls=settings.ice_servers,
+        ice_username=settings.ice_username,
+        ice_credential=settings.ice_credential,
+        fps=fps,
+        max_pixels=settings.max_input_pixels,
+    )

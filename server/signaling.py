@@ -1,0 +1,259 @@
+"""The HTTP interface: sessions are opened, asked, changed and ended here. No input is answered with a 500."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from core.config import Config
+from core.operators import Operator
+from core.solver import SolverConfig
+from server.sdp import OfferRefused, SdpLimits, parse_offer
+from server.session import SessionConfig
+from server.sessions import Refusal, Sessions
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C", bound=Config)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SESSIONS = web.AppKey("sessions", Sessions)
+
+WEB = Path(__file__).resolve().parents[1] / "web"
+
+BODY_TIMEOUT = 5.0
+"""seconds that a request's body may take to arrive"""
+
+
+class OfferBody(Config):
+    """What POST /sessions takes beside the fields of a SessionConfig."""
+
+    sdp: str
+    """the offer"""
+    type: Literal["offer"]
+    model: str | None = None
+    """name of the model; unset takes the server's"""
+
+
+class Change(Config):
+    """What PATCH /sessions/ID takes."""
+
+    operator: Operator | None = None
+    solver: dict[str, Any] | None = None
+    """the settings that change; the others stay"""
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/sessions", open_session),
+        web.get("/sessions/{id}", report_session),
+        web.patch("/sessions/{id}", change_session),
+        web.delete("/sessions/{id}", end_session),
+        web.get("/healthz", health),
+        web.get("/readyz", readiness),
+        web.get("/models", models),
+        web.get("/operators", operators),
+        web.get("/stats", stats),
+        web.get("/", page),
+    ]
+
+
+async def open_session(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    body = await read_json(request)
+    fields = {name: body.pop(name) for name in list(body) if name in SessionConfig.model_fields}
+    offer_body = validate(OfferBody, body)
+    if offer_body.model not in (None, sessions.settings.model):
+        found = f"{offer_body.model[:40]!r}"
+        raise Refusal(
+            422, "unknown_model", f"this server has the model {sessions.settings.model}, not {found}"
+        )
+    fields["solver"] = merged_solver(sessions.solver, fields.get("solver"))
+    fields.setdefault("fps", sessions.settings.fps)
+    config = validate(SessionConfig, fields)
+    offer = parse_offer(offer_body.sdp, sdp_limits(sessions))
+    opened = await sessions.open(offer, config)
+    answer = {"id": opened.session.id, "sdp": opened.answer, "type": "answer"}
+    headers = {"Location": f"/sessions/{opened.session.id}"}
+    return web.json_response(answer, status=201, headers=headers)
+
+
+async def report_session(request: web.Request) -> web.Response:
+    return web.json_response(request.app[SESSIONS].get(request.match_info["id"]).report())
+
+
+async def change_session(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    session = sessions.get(request.match_info["id"])
+    change = validate(Change, await read_json(request))
+    wanted = session.wanted
+    update = {
+        "operator": change.operator or wanted.operator,
+        "solver": merged_solver(wanted.solver, change.solver),
+    }
+    config = wanted.model_copy(update=update)
+    return web.json_response({"applies_from_chunk": await sessions.change(session.id, config)})
+
+
+async def end_session(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    sessions.end(sessions.get(request.match_info["id"]).id, "the client ended it")
+    return web.Response(status=204)
+
+
+async def health(request: web.Request) -> web.Response:
+    """The process lives."""
+    return web.json_response({"status": "ok"})
+
+
+async def readiness(request: web.Request) -> web.Response:
+    """200 when a model is warm, else 503 with the reason."""
+    worker = request.app[SESSIONS].worker
+    if worker.state != "ready":
+        reason = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
+        raise Refusal(503, "not_ready", f"no model is ready: {reason}", retry_after=2)
+    return web.json_response({"status": "ready", "model": request.app[SESSIONS].settings.model})
+
+
+async def models(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    worker = sessions.worker
+    costs = worker.ready.chunk_seconds if worker.ready else {}
+    model = {
+        "name": sessions.settings.model,
+        "state": worker.state,
+        "device": worker.loaded.device if worker.loaded else None,
+        "chunk_seconds": {f"{width}x{height}": round(s, 4) for (width, height), s in costs.items()},
+        "solver": sessions.solver.model_dump(mode="json"),
+    }
+    return web.json_response({"models": [model]})
+
+
+async def operators(request: web.Request) -> web.Response:
+    """Every operator's kind, JSON schema and defaults."""
+    union = get_args(Operator)[0]
+    return web.json_response(
+        {
+            "operators": [
+                {
+                    "kind": schema["properties"]["kind"]["const"],
+                    "schema": schema,
+                    "defaults": defaults(schema),
+                }
+                for schema in (operator.model_json_schema() for operator in get_args(union))
+            ]
+        }
+    )
+
+
+async def stats(request: web.Request) -> web.Response:
+    """The server as a whole, for people and load tests."""
+    sessions = request.app[SESSIONS]
+    now = asyncio.get_running_loop().time()
+    return web.json_response(
+        {
+            "device": {
+                "state": sessions.worker.state,
+                "restarts": sessions.worker.restarts,
+                "load": round(sessions.admission.load(now), 3),
+                "slowness": round(sessions.admission.slowness(now), 3),
+                "waiting": sessions.scheduler.waiting(),
+            },
+            "sessions": [session.report() for session in sessions],
+            "opened": sessions.opened_total,
+            "refused": sessions.refused_total,
+        }
+    )
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal in one form. What is left is a fault of ours, and only that is a 500."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after)
+    except OfferRefused as refusal:
+        return error_response(refusal.status, refusal.code, refusal.message)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        return error_response(
+            error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}"
+        )
+
+
+def error_response(status: int, code: str, message: str, retry_after: float | None = None) -> web.Response:
+    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    error = {"code": code, "message": message, "retryable": status == 503}
+    return web.json_response({"error": error}, status=status, headers=headers)
+
+
+def code_of(error: web.HTTPException) -> str:
+    known = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "bad_content_type"}
+    return known.get(error.status, "bad_request")
+
+
+async def read_json(request: web.Request) -> dict[str, Any]:
+    """The body of a request, which must be one JSON object."""
+    if request.content_type != "application/json":
+        raise Refusal(
+            415, "bad_content_type", f"the body must be application/json, not {request.content_type}"
+        )
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            raw = await request.read()
+    except TimeoutError as error:
+        raise Refusal(400, "slow_body", f"the body did not arrive within {BODY_TIMEOUT:g} s") from error
+    try:
+        body = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise Refusal(400, "bad_json", f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise Refusal(400, "bad_json", f"the body must be a JSON object, not {type(body).__name__}")
+    return body
+
+
+def validate(config: type[C], values: dict[str, Any]) -> C:
+    """The values as a configuration; a 422 with one sentence that names the first wrong one."""
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise Refusal(422, "bad_setting", f"{name}: {first['msg']}, found {shown(first['input'])}") from error
+
+
+def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
+    """`base` with some settings changed."""
+    if changes is None:
+        return base
+    if not isinstance(changes, dict):
+        raise Refusal(422, "bad_setting", f"solver: expected an object of settings, found {shown(changes)}")
+    return validate(SolverConfig, {**base.model_dump(), **changes})
+
+
+def shown(value: object, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """The values that a schema's properties have when nothing is said."""
+    return {name: p["default"] for name, p in schema["properties"].items() if "default" in p}
+
+
+def sdp_limits(sessions: Sessions) -> SdpLimits:
+    return SdpLimits(allow_loopback=sessions.settings.host in ("127.0.0.1", "::1", "localhost"))

@@ -1,0 +1,93 @@
+"""Counters and recent figures, as data. Pure: no I/O, no clock; whoever counts brings the time."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """The smallest value that at least `share` of the values do not exceed; None of nothing."""
+    ordered = sorted(values)
+    if not ordered:
+        return None
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass
+class Recent:
+    """The values of the last `window` seconds, at most `limit` of them."""
+
+    window: float = 30.0
+    limit: int = 2000
+    _values: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def add(self, value: float, now: float) -> None:
+        self._values.append((now, value))
+        while len(self._values) > self.limit:
+            self._values.popleft()
+
+    def values(self, now: float) -> list[float]:
+        while self._values and now - self._values[0][0] > self.window:
+            self._values.popleft()
+        return [value for _, value in self._values]
+
+    def rate(self, now: float) -> float:
+        """Values a second, over the time they span."""
+        values = self.values(now)
+        if len(values) < 2:
+            return 0.0
+        return (len(values) - 1) / max(1e-3, now - self._values[0][0])
+
+    def summary(self, now: float) -> dict[str, float | None]:
+        values = self.values(now)
+        return {
+            name: percentile(values, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+        }
+
+
+@dataclass
+class SessionFigures:
+    """What one session counts. A frame that came is, in the end, left or one kind of dropped."""
+
+    frames_in: int = 0
+    frames_repeated: int = 0
+    """frames made up by repeating, where the source was slower than the session"""
+    frames_left: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    """frames dropped, by why: `rate` (more than the session's rate), `overrun` (conversion fell behind),
+    `gap` (an unfinished chunk before an interruption), `late` (their time had passed)"""
+    chunks: Counter[str] = field(default_factory=Counter)
+    """chunks by rung"""
+    guided: int = 0
+    shed: int = 0
+    failed: int = 0
+    device_losses: int = 0
+    reports_dropped: int = 0
+    """reports that a slow data channel did not take"""
+    arrivals: Recent = field(default_factory=Recent)
+    departures: Recent = field(default_factory=Recent)
+    latency_ms: Recent = field(default_factory=Recent)
+    """from a frame's arrival to its departure"""
+
+    def as_dict(self, now: float) -> dict[str, object]:
+        return {
+            "frames": {
+                "in": self.frames_in,
+                "repeated": self.frames_repeated,
+                "out": self.frames_left,
+                "dropped": dict(self.dropped),
+            },
+            "chunks": {
+                "by_rung": dict(self.chunks),
+                "guided": self.guided,
+                "shed": self.shed,
+                "failed": self.failed,
+            },
+            "device_losses": self.device_losses,
+            "reports_dropped": self.reports_dropped,
+            "fps_in": round(self.arrivals.rate(now), 2),
+            "fps_out": round(self.departures.rate(now), 2),
+            "latency_ms": self.latency_ms.summary(now),
+        }
