@@ -1,0 +1,52 @@
+# Two commands do everything: `make serve` and `make test`. Both set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= 2.13.0
+HOST ?= 127.0.0.1
+PORT ?= 8080
+MODEL ?= tiny
+TINY ?= --videos data/train --photos data/photos --validate data/dev
+
+.PHONY: setup serve test test-all check loadtest tiny clean
+
+setup: $(VENV)/ready
+
+# An NVIDIA GPU takes torch's CUDA build; everybody else the CPU build, a tenth of its size, where an index offers it.
+$(VENV)/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/pip install -q "torch>=2.11"; \
+	else $(BIN)/pip install -q "torch==$(TORCH)+cpu" 2>/dev/null || $(BIN)/pip install -q "torch==$(TORCH)"; fi
+	$(BIN)/pip install -q -e ".[dev]"
+	touch $@
+
+serve: setup
+	$(BIN)/avis serve --host $(HOST) --port $(PORT) --model $(MODEL)
+
+# Debian's Chromium for the browser tests, where there is none yet.
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends chromium; }
+
+test: setup chromium
+	$(BIN)/pytest -q -m "not slow and not gpu and not weights"
+
+test-all: setup chromium
+	$(BIN)/pytest -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+loadtest: setup
+	$(BIN)/avis loadtest http://$(HOST):$(PORT) --ramp
+
+tiny: setup
+	$(BIN)/avis train $(TINY)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
