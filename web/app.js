@@ -1,6 +1,6 @@
 /** Wires the page: controls to the keeper, the keeper's events to picture and figures. */
 
-import { getOperators, ServerError } from "./api.js";
+import { getModels, getOperators, ServerError } from "./api.js";
 import { Figures } from "./figures.js";
 import { Keeper } from "./keeper.js";
 import { MaskEditor } from "./mask.js";
@@ -11,7 +11,6 @@ import { advice, describeState, sentence } from "./status.js";
 import { NAMES, View } from "./view.js";
 
 const $ = (selector) => document.querySelector(selector);
-const PANELS = { simulate: ["original", "degraded", "restored"], incoming: ["degraded", "restored"] };
 
 const view = new View({ canvas: $("#picture"), loupe: $("#loupe") });
 const figures = new Figures($("#figures"));
@@ -40,9 +39,15 @@ function solver() {
   return { num_steps: $("#num_steps").valueAsNumber, reinject_every: $("#reinject_every").valueAsNumber };
 }
 
+/** The pictures that come back, in one frame. */
+function panels() {
+  const original = chosen("mode") === "simulate" ? ["original"] : [];
+  return [...original, "degraded", ...($("#x_init").checked ? ["x_init"] : []), "restored"];
+}
+
 function request() {
-  const mode = chosen("mode");
-  return { operator: operator(), mode, size: chosen("size"), panels: PANELS[mode], solver: solver() };
+  page.panels = panels();
+  return { operator: operator(), mode: chosen("mode"), size: chosen("size"), panels: page.panels, solver: solver() };
 }
 
 // ---- start and stop -------------------------------------------------------------------------------------------------
@@ -149,7 +154,9 @@ async function tick() {
 }
 
 function setState(state, detail) {
+  const before = page.state;
   page.state = state;
+  if ((before === "passthrough") !== (state === "passthrough")) label();
   document.body.dataset.state = state;
   const words = describeState(state, detail);
   $("#status").dataset.state = state;
@@ -165,6 +172,7 @@ function onState(state, detail) {
   if (state === "failed") stop();
   setState(state, detail);
   if (state === "failed") notice(`${sentence(detail.problem)} ${advice(detail.problem)}`);
+  if (state === "connected") getModels().then(({ models: [model] }) => showModel(model));
 }
 
 function showSource() {
@@ -173,7 +181,7 @@ function showSource() {
 
 /** The restored video takes the place of the preview with its first frame. */
 function showRestored() {
-  view.show($("#restored"), request().panels);
+  view.show($("#restored"), page.panels);
   $("#snapshot").disabled = false;
 }
 
@@ -224,16 +232,22 @@ function layout({ width, height, columns, rows }) {
   $("#screen").style.setProperty("--w", width);
   $("#screen").style.setProperty("--h", height);
   $("#wipe").hidden = !view.wiping;
-  const names = view.shown.map((name) => Object.assign(document.createElement("span"), { textContent: NAMES[name] }));
   $("#labels").style.setProperty("--columns", view.wiping ? 2 : columns);
   $("#labels").style.setProperty("--rows", view.wiping ? 1 : rows);
   $("#labels").dataset.wipe = view.wiping;
-  $("#labels").replaceChildren(...names);
+  label();
+}
+
+/** Names the pictures; what was only passed through is not called restored. */
+function label() {
+  const name = (panel) => (panel === "restored" && page.state === "passthrough" ? "Not restored" : NAMES[panel]);
+  const labels = view.shown.map((panel) => Object.assign(document.createElement("span"), { textContent: name(panel) }));
+  $("#labels").replaceChildren(...labels);
 }
 
 function chooseView() {
   view.mode = chosen("view");
-  const options = view.mode === "single" ? PANELS[chosen("mode")] : PANELS[chosen("mode")].filter((p) => p !== "restored");
+  const options = view.mode === "single" ? panels() : panels().filter((p) => p !== "restored");
   const selected = view.mode === "single" ? view.single : view.against;
   $("#against").replaceChildren(...options.map((p) => new Option(NAMES[p], p, p === selected, p === selected)));
   $("#against-label").textContent = view.mode === "single" ? "picture" : "against";
@@ -363,6 +377,7 @@ function listen() {
   each("view", chooseView);
   each("source", switchSource);
   each("mode", () => (chooseView(), restart()));
+  $("#x_init").addEventListener("change", () => (chooseView(), restart()));
   each("size", () => (fitMask(sizeOf(chosen("size"))), running() ? restart() : attract()));
   listenToPicture();
   document.addEventListener("keydown", onKey);
@@ -391,13 +406,25 @@ async function main() {
   setSplit(0.5);
   attract();
   try {
-    page.offered = (await getOperators()).operators;
+    offer(await getOperators(), await getModels());
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;
-    return notice(`${sentence(error)} ${advice(error)}`);
+    notice(`${sentence(error)} ${advice(error)} Then load this page again.`);
   }
-  $("#operator").replaceChildren(...page.offered.map(({ kind }) => new Option(title(kind), kind)));
+}
+
+/** The device is known when the model is loaded. */
+function showModel({ name, device }) {
+  $("#model").textContent = device ? `${name} on ${device}` : name;
+}
+
+/** Fills the panel with what the server has. */
+function offer({ operators }, { models: [model] }) {
+  page.offered = operators;
+  $("#operator").replaceChildren(...operators.map(({ kind }) => new Option(title(kind), kind)));
   chooseOperator();
+  showModel(model);
+  for (const name of ["num_steps", "reinject_every"]) $(`#${name}`).value = model.solver[name];
 }
 
 main();

@@ -4,6 +4,7 @@ import { askReady, ServerError } from "./api.js";
 import { Session, SessionEnd } from "./session.js";
 
 const LONGEST_WAIT = 15;
+const PROVEN = 20; // seconds a session has to live for its end to count as the first
 
 /** Seconds before the `attempt`-th try in a row (0, 1, 2, …): 1, 2, 4, … with up to a quarter of it added by `luck` in [0, 1). */
 export function backoff(attempt, luck) {
@@ -27,9 +28,11 @@ export class Keeper {
     this.source = source;
     const { signal } = (this.abort = new AbortController());
     for (let attempt = 0; !signal.aborted; attempt++) {
-      const problem = await this.#once(request, signal, () => (attempt = 0));
+      const began = performance.now();
+      const problem = await this.#once(request, signal);
       if (signal.aborted) return;
       if (!problem.retryable) return this.events.onState("failed", { problem });
+      if (performance.now() - began > 1000 * PROVEN) attempt = 0;
       await this.#wait(problem, attempt, signal);
     }
   }
@@ -47,7 +50,7 @@ export class Keeper {
   }
 
   /** One session from start to end; answers why it ended. */
-  async #once(request, signal, onConnected) {
+  async #once(request, signal) {
     const { onState, ...events } = this.events;
     const session = new Session(events);
     try {
@@ -55,7 +58,6 @@ export class Keeper {
       onState("connecting", {});
       this.session = session;
       await session.open(this.source.stream, request(), signal);
-      onConnected();
       onState("connected", {});
       return await session.ended;
     } catch (error) {

@@ -67,14 +67,18 @@ export class Session {
   #send(stream, size, panels) {
     const [track] = stream.getVideoTracks();
     if ("contentHint" in track) track.contentHint = "motion"; // a shared screen would drop to a few frames a second
-    const encoding = { maxBitrate: bitrate(size), maxFramerate: Math.max(FPS, 30) };
+    const encoding = { maxBitrate: bitrate(size), maxFramerate: 30 };
     const transceiver = this.pc.addTransceiver(track, { direction: "sendrecv", streams: [stream], sendEncodings: [encoding] });
     this.sender = transceiver.sender;
     preferVp8(transceiver);
   }
 
   #receive(message, onReport) {
-    if (message.event === "closing") this.end(new SessionEnd(message.reason ?? "The server is shutting down."));
+    const { event, reason } = message;
+    if (event === "closed") {
+      this.id = null; // nothing is left to be deleted
+      this.end(new SessionEnd(`The server closed the session: ${reason}.`));
+    } else if (event === "draining") this.end(new SessionEnd(`The server takes no more video: ${reason}.`));
     else if ("chunk" in message) onReport(message);
   }
 

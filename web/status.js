@@ -1,21 +1,21 @@
 /** The states of the page in words. Pure. */
 
 /** Text for the pill in the header and for the picture while it waits: `{pill, wait}`; no `wait` when pictures move. */
-export function describeState(state, { reason, seconds, refused, problem, rung } = {}) {
+export function describeState(state, { reason, seconds, refused, problem } = {}) {
   const words = {
     idle: { pill: "Ready" },
     opening: { pill: "Opening the source", wait: "Opening the source…" },
-    warming: { pill: "Model is warming up", wait: `The model is warming up: ${reason}` },
+    warming: { pill: "Model is warming up", wait: `${sentence({ message: reason })} This page goes on by itself when one is.` },
     connecting: { pill: "Connecting", wait: "Connecting to the server…" },
     connected: { pill: "Filling the first chunk", wait: "Connected. The first frames come back when a chunk is filled and restored." },
     streaming: { pill: "Restoring" },
-    passthrough: { pill: "Passed through", note: "No device restores at the moment: you see the video as the server got it." },
+    passthrough: { pill: "Not restored: passed through" },
     waiting: refused
       ? { pill: `Server is full: again in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` }
       : { pill: `Reconnecting in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` },
     failed: { pill: "Stopped by an error" },
   };
-  return words[state] ?? { pill: rung ?? state };
+  return words[state];
 }
 
 /** What a person can do about an error of the server, by its status. */

@@ -4,7 +4,7 @@ const GAP = 6; // canvas pixels between pictures side by side
 const LENS = 132; // CSS pixels of a lens
 const ZOOM = 4; // screen pixels of a lens for one picture pixel
 
-export const NAMES = { original: "Original", degraded: "Degraded", restored: "Restored", source: "Your source" };
+export const NAMES = { original: "Original", degraded: "Degraded", x_init: "Start (x_init)", restored: "Restored", source: "Your source" };
 
 /** Where panel `index` of `count` lies in a video frame of `width` x `height`. Pure. */
 export function cut(index, count, width, height) {

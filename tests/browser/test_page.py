@@ -1,0 +1,348 @@
+"""The page in a real Chromium, against the real server: what a person sees, clicks and is told."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import sys
+from base64 import b64decode
+from contextlib import asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
+
+ROOT = Path(__file__).parents[2]
+SIZE = "256x144"
+WARM_S = 120
+STREAM_MS = 60_000
+
+CUT_PANEL = """(index) => {
+    const video = document.querySelector("#restored"), c = document.createElement("canvas");
+    const width = video.videoWidth / 3;
+    Object.assign(c, { width, height: video.videoHeight });
+    c.getContext("2d").drawImage(video, index * width, 0, width, c.height, 0, 0, width, c.height);
+    return c.toDataURL();
+}"""
+PICTURE = "document.querySelector('#picture').toDataURL()"
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory):
+    """The URL of `python -m server serve`, warm; afterwards it has to end by itself on Ctrl-C."""
+    url, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path_factory.mktemp("server") / "log"
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "server", "serve", "--port", str(port)]
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=out, stderr=out)
+        try:
+            await until_warm(url, process, log)
+            yield url
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 10) in (0, 130), log.read_text()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def until_warm(url, process, log):
+    async with aiohttp.ClientSession() as http, asyncio.timeout(WARM_S):
+        while process.returncode is None:
+            try:
+                async with http.get(f"{url}/readyz") as answer:
+                    if answer.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass  # not listening yet
+            await asyncio.sleep(0.2)
+    pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="module")
+def visit(server, chromium, open_page):
+    """`async with visit() as page`: the page at the smallest size; `page.sessions` are the ids it opened."""
+
+    @asynccontextmanager
+    async def visit(**options):
+        async with open_page(chromium, **options) as page:
+            page.sessions = []
+            page.on("response", lambda response: note_session(page, response))
+            await page.goto(server)
+            await page.wait_for_selector("#operator option", state="attached")
+            await page.check(f"input[value='{SIZE}']", force=True)
+            yield page
+
+    return visit
+
+
+def note_session(page, response):
+    if response.status == 201:
+        page.sessions.append(response.headers["location"].rpartition("/")[2])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(visit):
+    """A page that restores the built-in scene, shared by the tests that keep its session open."""
+    async with visit() as page:
+        await start(page)
+        yield page
+
+
+async def start(page):
+    """Starts, and waits until restored frames are on the screen."""
+    await page.click("#start")
+    await page.wait_for_selector("body[data-state=streaming]", timeout=STREAM_MS)
+    await page.wait_for_function("document.querySelector('#labels').textContent.includes('Restored')")
+
+
+async def figure(page, name):
+    return await page.inner_text(f"[data-figure='{name}'] b")
+
+
+async def choose(page, name, value):
+    await page.check(f"input[name={name}][value='{value}']", force=True)
+
+
+async def ask(page, server, expected=200):
+    """The server's report of the page's last session."""
+    async with aiohttp.ClientSession() as http, http.get(f"{server}/sessions/{page.sessions[-1]}") as answer:
+        assert answer.status == expected
+        return await answer.json()
+
+
+async def refuse_once(page, pattern, status, code, message, headers=None):
+    error = {"error": {"code": code, "message": message, "retryable": status == 503}}
+    page.excused.append(str(status))
+
+    async def refuse(route):
+        await route.fulfill(status=status, json=error, headers=headers or {})
+
+    await page.route(pattern, refuse, times=1)
+
+
+# ---- one session, looked at and changed ---------------------------------------------------------------
+
+
+async def test_one_click_shows_restored_frames_and_their_figures(running):
+    page = running
+    await page.wait_for_function("document.querySelectorAll('#chunks rect').length > 3", timeout=STREAM_MS)
+    assert await page.evaluate("[restored.videoWidth, restored.videoHeight]") == [3 * 256, 144]
+    before = await page.evaluate(PICTURE)
+    await page.wait_for_timeout(500)
+    assert await page.evaluate(PICTURE) != before
+    assert 0 < float(await figure(page, "residual")) < 1
+    assert re.fullmatch(r"\d+\.\d dB", await figure(page, "psnr"))
+    assert re.fullmatch(r"\d+\.\d\d s", await figure(page, "latency"))
+    assert float(await figure(page, "fps")) > 2
+    assert await page.query_selector("#chunks .guided")
+    assert await page.inner_text("#status") == "Restoring"
+
+
+async def test_the_wipe_shows_both_pictures_of_the_same_frame(running):
+    page = running
+    await choose(page, "view", "wipe")
+    await page.evaluate("restored.pause()")
+    for against, panel in (("degraded", 1), ("original", 0)):
+        await page.select_option("#against", against)
+        await page.focus("#wipe")
+        await page.keyboard.press("End")
+        assert await page.evaluate(PICTURE) == await page.evaluate(CUT_PANEL, panel)
+        await page.keyboard.press("Home")
+        assert await page.evaluate(PICTURE) == await page.evaluate(CUT_PANEL, 2)
+    await page.evaluate("restored.play()")
+
+
+async def test_dragging_moves_the_wipe(running):
+    page = running
+    await choose(page, "view", "wipe")
+    box = await page.locator("#picture").bounding_box()
+    await page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 40)
+    await page.mouse.down()
+    await page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40, steps=4)
+    await page.mouse.up()
+    assert int(await page.get_attribute("#wipe", "aria-valuenow")) == pytest.approx(80, abs=2)
+
+
+async def test_side_by_side_and_single_show_the_pictures_they_name(running):
+    page = running
+    await choose(page, "view", "side")
+    await page.wait_for_function("labels.innerText.split(/\\s+/).join() === 'Original,Degraded,Restored'")
+    await choose(page, "view", "single")
+    await page.select_option("#against", "degraded")
+    await page.wait_for_function("labels.innerText === 'Degraded'")
+    assert await page.is_hidden("#wipe")
+
+
+async def test_the_snapshot_holds_every_picture(running):
+    async with running.expect_download() as download:
+        await running.click("#snapshot")
+    assert (await download.value).suggested_filename.startswith("avis-")
+    with Image.open(await (await download.value).path()) as picture:
+        assert picture.size == (3 * 256 + 2 * 6, 144)
+
+
+async def test_a_phone_needs_no_sideways_scrolling(running):
+    page = running
+    await page.set_viewport_size({"width": 360, "height": 780})
+    for view in ("wipe", "side", "single"):
+        await choose(page, "view", view)
+        await page.wait_for_timeout(200)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+    await page.set_viewport_size({"width": 1280, "height": 900})
+
+
+async def test_a_new_operator_is_acknowledged_and_used(running, server):
+    page = running
+    await page.select_option("#operator", "inpainting")
+    await page.wait_for_function("/from chunk \\d+/.test(applies.textContent)")
+    first = int(re.search(r"\d+", await page.inner_text("#applies"))[0])
+    shown = "Number(rung.textContent.match(/\\d+/)?.[0])"
+    await page.wait_for_function(f"{shown} > {first}", timeout=STREAM_MS, polling=200)
+    report = await ask(page, server)
+    assert report["operator"]["kind"] == report["chunk"]["operator"] == "inpainting"
+    assert len(page.sessions) == 1
+
+
+async def test_a_drawn_mask_is_sent_and_used(running, server):
+    page = running
+    await choose(page, "view", "wipe")
+    async with page.expect_response(lambda r: r.request.method == "PATCH") as patched:
+        await page.select_option("#operator", "mask")
+    assert (await patched.value).status == 200
+    before = (await ask(page, server))["operator"]["png"]
+    box = await page.locator("#mask").bounding_box()
+    await page.mouse.move(box["x"] + 60, box["y"] + 60)
+    await page.mouse.down()
+    await page.mouse.move(box["x"] + 220, box["y"] + 160, steps=5)
+    async with page.expect_response(lambda r: r.request.method == "PATCH") as patched:
+        await page.mouse.up()
+    assert (await patched.value).status == 200
+    operator = (await ask(page, server))["operator"]
+    assert operator["kind"] == "mask" and operator["png"] != before
+
+
+async def test_a_setting_the_server_refuses_is_told_and_the_session_goes_on(running):
+    page = running
+    page.excused.append("422")
+
+    async def spoil(route):
+        await route.continue_(post_data=json.dumps({"operator": {"kind": "super_resolution", "scale": 3}}))
+
+    await page.route("**/sessions/*", spoil, times=1)
+    await page.select_option("#operator", "gaussian_blur")
+    await page.wait_for_selector("#notice:visible")
+    assert "goes on as it was" in await page.inner_text("#notice")
+    assert await page.get_attribute("body", "data-state") == "streaming"
+
+
+async def test_the_camera_takes_the_place_of_the_scene_in_the_same_session(running):
+    page = running
+    scene = await original(page)
+    await choose(page, "source", "camera")
+    async with asyncio.timeout(STREAM_MS / 1000):
+        while np.abs(await original(page) - scene).mean() < 30:
+            await page.wait_for_timeout(300)
+    assert len(page.sessions) == 1 and await page.get_attribute("body", "data-state") == "streaming"
+
+
+async def original(page):
+    png = b64decode((await page.evaluate(CUT_PANEL, 0)).partition(",")[2])
+    return np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(float)
+
+
+# ---- how sessions begin and end -----------------------------------------------------------------------
+
+
+async def test_restore_only_takes_the_source_as_the_measurement(visit):
+    async with visit() as page:
+        await choose(page, "mode", "incoming")
+        await choose(page, "source", "camera")
+        await start(page)
+        assert await page.evaluate("[restored.videoWidth, restored.videoHeight]") == [2 * 256, 144]
+        assert "dB" not in await figure(page, "psnr")
+        assert float(await figure(page, "residual")) > 0
+
+
+async def test_leaving_the_page_ends_the_session(visit, server):
+    async with visit() as page:
+        await start(page)
+        await page.goto("about:blank")
+        await asyncio.sleep(1.5)
+        await ask(page, server, expected=404)
+
+
+async def test_stop_ends_the_session_and_start_opens_another(visit, server):
+    async with visit() as page:
+        await start(page)
+        await page.click("#stop")
+        await page.wait_for_selector("#start:visible")
+        await asyncio.sleep(0.5)
+        await ask(page, server, expected=404)
+        await start(page)
+        assert len(page.sessions) == 2
+
+
+async def test_a_session_that_dies_is_opened_anew(visit, server):
+    async with visit() as page:
+        await start(page)
+        async with aiohttp.ClientSession() as http:
+            await http.delete(f"{server}/sessions/{page.sessions[0]}")
+        await page.wait_for_selector("body[data-state=waiting]")
+        await page.wait_for_selector("body[data-state=streaming]", timeout=STREAM_MS)
+        assert len(page.sessions) == 2
+
+
+async def test_a_full_server_is_asked_again_when_it_said(visit):
+    async with visit() as page:
+        await refuse_once(page, "**/sessions", 503, "full", "all places are taken", {"Retry-After": "2"})
+        await page.click("#start")
+        await page.wait_for_selector("body[data-state=waiting]")
+        assert "All places are taken. Trying again in 2 s." in await page.inner_text("#wait")
+        await page.wait_for_selector("body[data-state=connected], body[data-state=streaming]")
+        assert len(page.sessions) == 1
+
+
+async def test_a_cold_model_is_waited_for_and_said(visit):
+    async with visit() as page:
+        await refuse_once(page, "**/readyz", 503, "not_ready", "tiny is loading", {"Retry-After": "1"})
+        await page.click("#start")
+        await page.wait_for_selector("body[data-state=warming]")
+        assert "Tiny is loading." in await page.inner_text("#wait")
+        await page.wait_for_selector("body[data-state=connected], body[data-state=streaming]")
+
+
+async def test_a_refusal_for_good_is_told_in_the_servers_words(visit):
+    async with visit() as page:
+        await refuse_once(page, "**/sessions", 422, "bad_setting", "size is too large")
+        await page.click("#start")
+        await page.wait_for_selector("body[data-state=failed]")
+        assert "Size is too large. Change the settings" in await page.inner_text("#notice")
+        assert await page.is_visible("#start")
+
+
+async def test_every_control_has_a_name_and_can_be_reached_by_keyboard(visit):
+    async with visit() as page:
+        nameless = await page.evaluate(
+            """[...document.querySelectorAll("button, select, input, [role=slider]")].filter((e) => !(
+                e.ariaLabel || e.getAttribute("aria-labelledby") || e.textContent.trim()
+                || e.labels?.[0]?.textContent.trim())).map((e) => e.outerHTML)"""
+        )
+        assert nameless == []
+        reached = set()
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            reached.add(await page.evaluate("document.activeElement.id || document.activeElement.name"))
+        assert {"theme", "start", "view", "against", "source", "operator", "size", "loupe-toggle"} <= reached
