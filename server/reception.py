@@ -29,6 +29,8 @@ class ReceptionConfig(Config):
     """time between two requests for one packet, until the round trip is known"""
     max_hole: int = Field(256, ge=1, le=4096)
     """packets missing at once beyond which nothing is asked for: the picture starts anew"""
+    max_span: float = Field(0.6, gt=0)
+    """a hole of pictures that lasts longer than this is not filled either: they would come too late"""
     max_waiting: int = Field(2048, ge=64, le=16384)
     """packets that are kept behind a hole"""
 
@@ -109,6 +111,7 @@ class FrameAssembler:
         self._parts: list[Packet] = []
         self._cursor = 0
         self._highest = -1
+        self._newest = 0
         self._missing: dict[int, Missing] = {}
         self._needs_key = True
         self._lost = False
@@ -123,17 +126,18 @@ class FrameAssembler:
     def add(self, packet: Packet, now: float) -> list[EncodedFrame]:
         """The frames, in order, that `packet` completes."""
         self.counters.packets += 1
-        number = self._unwrap(packet.sequence, now)
+        number = self._unwrap(packet.sequence, packet.timestamp, now)
         if number < self._cursor or number in self._packets:
             self.counters.late += 1
             return []
-        if number - self._highest > self.config.max_hole:
+        if self._is_hopeless(number, packet.timestamp):
             self._restart(number, now)
         for hole in range(self._highest + 1, number):
             self._missing[hole] = Missing(since=now, due=now)
         self._note_recovery(self._missing.pop(number, None), now)
         self._packets[number] = packet
-        self._highest = max(self._highest, number)
+        if number > self._highest:
+            self._highest, self._newest = number, packet.timestamp
         return self._take(now)
 
     def requests(self, now: float) -> tuple[list[EncodedFrame], Requests]:
@@ -151,11 +155,18 @@ class FrameAssembler:
         """The decoder cannot go on: nothing but a key frame helps."""
         self._needs_key = self._lost = True
 
-    def _unwrap(self, sequence: int, now: float) -> int:
+    def _is_hopeless(self, number: int, timestamp: int) -> bool:
+        """Whether too much is missing before a packet to ask for it."""
+        hole = number - self._highest - 1
+        span = (timestamp - self._newest) % (1 << 32) / 90000
+        return hole > self.config.max_hole or (hole > 0 and span > self.config.max_span)
+
+    def _unwrap(self, sequence: int, timestamp: int, now: float) -> int:
         """The packet's place in the stream: its 16-bit number, counted on."""
         if self._highest < 0:
             self._cursor = sequence + SEQUENCES
             self._highest = self._cursor - 1
+            self._newest = timestamp
             self._pleaded = now
         ahead = (sequence - self._highest) % SEQUENCES
         return self._highest + (ahead if ahead < SEQUENCES // 2 else ahead - SEQUENCES)

@@ -14,7 +14,7 @@ import queue
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import version
@@ -671,13 +671,19 @@ class PeerConnection(RTCPeerConnection):
         servers = [server] if self.config.ice_urls else []
         super().__init__(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
 
-    async def answer(self, offer: Offer, options: AnswerOptions) -> str:
-        """The answer to `offer`. The "track" event fires meanwhile: add the tracks to send there, or before.
+    async def answer(
+        self, offer: Offer, options: AnswerOptions, tracks: Iterable[MediaStreamTrack] = ()
+    ) -> str:
+        """The answer to `offer`, which sends `tracks` as far as it has a place for them.
 
+        The "track" event fires meanwhile: a track that depends on an incoming one may be added there.
         Raises OfferRefused when the stack cannot use the offer, NoMediaPort when there is no socket for it.
         """
         try:
             await self.setRemoteDescription(RTCSessionDescription(offer.text, "offer"))
+            for track in tracks:
+                if offer.section(track.kind) is not None:
+                    self.addTrack(track)
             await self.setLocalDescription(await self.createAnswer())
         except asyncio.CancelledError:
             raise

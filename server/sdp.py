@@ -158,14 +158,20 @@ class Fragment:
     complete: bool
 
 
-# --- offers -------------------------------------------------------------------------------------------------
+# --- offers ---------------------------------------------------------------------------------------
 
 
-def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "duplex") -> Offer:
-    """The offer in `text`, reduced to what this server can answer; raises `OfferRefused`."""
+def parse_offer(
+    text: str, limits: SdpLimits | None = None, purpose: Purpose = "duplex", sound: str = ""
+) -> Offer:
+    """The offer in `text`, reduced to what this server can answer; raises `OfferRefused`.
+
+    `sound` names the one audio codec that is there to be played: a client without it gets its audio switched
+    off. By default it is the first that the client offers.
+    """
     limits = limits or SdpLimits()
     session, blocks = split_sections(text, limits)
-    sections = tuple(parse_section(block) for block in blocks)
+    sections = tuple(choose_sound(parse_section(block), sound) for block in blocks)
     check_sections(sections, purpose)
     primary = check_bundle(session, blocks, sections)
     ufrag, password = ice_credentials(session, primary)
@@ -263,17 +269,14 @@ def direction(lines: list[str]) -> Direction:
 
 
 def parse_codecs(kind: str, lines: list[str], formats: list[str]) -> tuple[Codec, ...]:
-    """The codecs that this server has: VP8 before H.264, each followed by its retransmission format.
-
-    Of sound, which is passed on as it comes, the first alone: both ways must speak the same.
-    """
+    """The codecs that this server has: VP8 before H.264, each followed by its retransmission format."""
     offered = {int(pt) for pt in formats if pt.isdecimal() and int(pt) < 128}
     maps = [match for value in attributes(lines, "rtpmap") if (match := RTPMAP.fullmatch(value))]
     formats_of = {int(match[1]): match for match in reversed(maps) if int(match[1]) in offered}
     parameters = format_parameters(lines)
     if kind == "audio":
         known = (audio_codec(pt, formats_of.get(pt)) for pt in order(formats, offered))
-        found = [codec for codec in known if codec][:1]
+        found = [codec for codec in known if codec]
         supported = ", ".join(SUPPORTED_AUDIO)
     else:
         found = video_codecs(order(formats, offered), formats_of, parameters)
@@ -281,6 +284,16 @@ def parse_codecs(kind: str, lines: list[str], formats: list[str]) -> tuple[Codec
     if not found:
         raise unusable(f"no common {kind} codec: supported are {supported}", "unsupported_media")
     return tuple(found)
+
+
+def choose_sound(section: Section, wanted: str) -> Section:
+    """An audio section with one codec: sound is passed on as it comes, so both ways must speak the same."""
+    if section.kind != "audio":
+        return section
+    fitting = [codec for codec in section.codecs if wanted in ("", codec.name)]
+    if not fitting:
+        return replace(section, codecs=section.codecs[:1], direction="inactive")
+    return replace(section, codecs=(fitting[0],))
 
 
 def order(formats: list[str], offered: set[int]) -> list[int]:
@@ -480,7 +493,7 @@ def write_transport(offer: Offer) -> list[str]:
     return lines + [f"a=candidate:{candidate}" for candidate in offer.candidates]
 
 
-# --- candidates ---------------------------------------------------------------------------------------------
+# --- candidates -----------------------------------------------------------------------------------
 
 
 def collect_candidates(blocks: list[list[str]], limits: SdpLimits) -> tuple[tuple[Candidate, ...], int]:
@@ -537,7 +550,7 @@ def parse_fragment(text: str, limits: SdpLimits | None = None) -> Fragment:
     return Fragment(ufrag, candidates, complete)
 
 
-# --- answers ------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 class AnswerOptions(Config):

@@ -119,6 +119,19 @@ def test_a_blackout_is_not_repaired_packet_by_packet():
     assert requests.key_frame and requests.nack == []
 
 
+def test_pictures_that_would_come_too_late_are_not_asked_for():
+    """After a blackout of 1.5 s the sender repeated every picture of it, each 1.5 s old when it came."""
+    assembler = started()
+    assembler.add(frame(1020, 90_000, 1)[0], 1.0)
+    _, requests = assembler.requests(1.0)
+    assert requests.key_frame and requests.nack == []
+
+
+def test_a_camera_that_pauses_loses_nothing():
+    assembler = started()
+    assert len(assembler.add(frame(1002, 90_000 * 5, 1)[0], 5.0)) == 1
+
+
 def test_key_frames_are_asked_for_at_most_so_often():
     assembler = FrameAssembler(is_key)
     asked = 0
@@ -161,7 +174,7 @@ def test_any_packets_at_all_leave_it_in_order_and_bounded():
 
 
 class Link:
-    """A sender that answers requests, a way that loses packets, a receiver; 16 frames a second, virtual time."""
+    """A sender that answers requests, a way that loses packets, a receiver; virtual time."""
 
     def __init__(self, loss, burst=1, delay=0.02, packets=8, seed=0, config=None):
         self.rng = random.Random(seed)
@@ -298,7 +311,7 @@ def follower(start=2_000_000):
 
 
 def test_an_estimate_of_a_simple_picture_does_not_lower_its_rate():
-    """The receiver estimates what it gets: after a simple scene the encoder was left at a tenth of its rate."""
+    """The receiver estimates what it gets: a simple scene left the encoder at a tenth of its rate."""
     rate = follower()
     rate.sent = 150_000
     for i in range(20):
