@@ -1,5 +1,19 @@
 """The error that is the user's to mend."""
 
+from __future__ import annotations
+
+from pydantic import ValidationError
+
 
 class UsageError(ValueError):
     """Wrong usage or bad input. Its message is one sentence: what was expected and what was found."""
+
+
+def explain(error: ValidationError) -> str:
+    """The first fault of a rejected configuration: which setting, what was expected, what was found."""
+    fault = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    found = repr(fault["input"])
+    return f"{name}: {fault['msg']}, found {found if len(found) < 80 else found[:76] + '...'}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import torch
 from pytorch_msssim import ssim as windowed_ssim  # type: ignore[import-untyped]
 from torch import Tensor
 
@@ -19,8 +23,7 @@ def psnr_per_frame(a: Tensor, b: Tensor) -> list[float]:
 
 def psnr(a: Tensor, b: Tensor) -> float:
     """The mean over frames of `psnr_per_frame`, dB."""
-    values = psnr_per_frame(a, b)
-    return sum(values) / len(values)
+    return fmean(psnr_per_frame(a, b))
 
 
 def ssim_per_frame(a: Tensor, b: Tensor) -> list[float]:
@@ -35,8 +38,7 @@ def ssim_per_frame(a: Tensor, b: Tensor) -> list[float]:
 
 def ssim(a: Tensor, b: Tensor) -> float:
     """The mean over frames of `ssim_per_frame`."""
-    values = ssim_per_frame(a, b)
-    return sum(values) / len(values)
+    return fmean(ssim_per_frame(a, b))
 
 
 def flicker_per_step(restored: Tensor, original: Tensor) -> list[float]:
@@ -53,7 +55,56 @@ def flicker_per_step(restored: Tensor, original: Tensor) -> list[float]:
 def flicker(restored: Tensor, original: Tensor) -> float:
     """The mean of `flicker_per_step`; 0 for a single frame."""
     values = flicker_per_step(restored, original)
-    return sum(values) / len(values) if values else 0.0
+    return fmean(values) if values else 0.0
+
+
+@dataclass
+class Quality:
+    """The metrics of a video that comes chunk by chunk: the same as of all its frames together."""
+
+    psnrs: list[float] = field(default_factory=list)
+    """of each frame, dB"""
+    ssims: list[float] = field(default_factory=list)
+    flickers: list[float] = field(default_factory=list)
+    changes: list[tuple[float, float]] = field(default_factory=list)
+    """|Δ restored| and |Δ original| of neighbouring frames, mean over RGB in [0, 1]"""
+    _last: tuple[Tensor, Tensor] | None = None
+
+    def add(self, restored: Tensor, original: Tensor) -> None:
+        """Counts the next frames, [T, 3, H, W] in [-1, 1]."""
+        self.psnrs += psnr_per_frame(restored, original)
+        self.ssims += ssim_per_frame(restored, original)
+        if self._last is not None:
+            restored, original = (
+                torch.cat(pair) for pair in zip(self._last, (restored, original), strict=True)
+            )
+        self.flickers += flicker_per_step(restored, original)
+        self.changes += zip(_change(restored), _change(original), strict=True)
+        self._last = restored[-1:].clone(), original[-1:].clone()
+
+    @property
+    def psnr(self) -> float:
+        return fmean(self.psnrs)
+
+    @property
+    def ssim(self) -> float:
+        return fmean(self.ssims)
+
+    @property
+    def flicker(self) -> float:
+        return fmean(self.flickers) if self.flickers else 0.0
+
+    @property
+    def change_ratio(self) -> float:
+        """How much the restored video changes from frame to frame where the original changes by 1."""
+        restored = sum(change for change, _ in self.changes)
+        original = sum(change for _, change in self.changes)
+        return restored / original if original else 1.0
+
+
+def _change(x: Tensor) -> list[float]:
+    values: list[float] = (x.float() / 2).diff(dim=0).abs().mean(dim=(1, 2, 3)).tolist()
+    return values
 
 
 def _check(a: Tensor, b: Tensor) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.metrics import flicker, psnr, psnr_per_frame, ssim, ssim_per_frame
+from core.metrics import Quality, flicker, psnr, psnr_per_frame, ssim, ssim_per_frame
 
 
 def noisy_pair(frames=3, height=32, width=40, sigma=0.1):
@@ -81,3 +81,24 @@ def test_one_frame_cannot_flicker():
 def test_frames_of_different_sizes_are_refused_with_both_sizes():
     with pytest.raises(ValueError, match=r"found \(1, 3, 8, 8\) and \(1, 3, 8, 9\)"):
         psnr(torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 9))
+
+
+def test_a_video_in_chunks_has_the_quality_of_the_whole():
+    a, b = noisy_pair(frames=7)
+    b = b + 0.1 * torch.randn(7, 1, 1, 1, generator=torch.Generator().manual_seed(1))
+    quality = Quality()
+    for part in (slice(0, 3), slice(3, 4), slice(4, 7)):
+        quality.add(b[part], a[part])
+    assert quality.psnr == pytest.approx(psnr(b, a))
+    assert quality.ssim == pytest.approx(ssim(b, a))
+    assert quality.flicker == pytest.approx(flicker(b, a))
+
+
+def test_the_change_ratio_tells_a_restless_video_from_a_calm_one():
+    a, _ = noisy_pair(frames=4)
+    moving = torch.stack([frame.roll(2 * i, -1) for i, frame in enumerate(a)])
+    still, restless = Quality(), Quality()
+    still.add(moving, moving)
+    restless.add(moving + 0.2 * torch.tensor([1.0, -1, 1, -1]).view(4, 1, 1, 1), moving)
+    assert still.change_ratio == pytest.approx(1)
+    assert restless.change_ratio > 1.5

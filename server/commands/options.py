@@ -1,0 +1,150 @@
+"""Arguments that several commands share, and the objects they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from rich.console import Console
+
+from core.errors import UsageError, explain
+from core.operators import LinearOperator, Operator
+from core.solver import SolverConfig
+from server.settings import parse_size
+
+OPERATORS: dict[str, type[LinearOperator]] = {
+    str(kind.model_fields["kind"].default): kind for kind in get_args(get_args(Operator)[0])
+}
+"""Each operator by its KIND"""
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", help="name of the model (default: tiny)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--codec", default=None, help="the video codec of a model that has several")
+    parser.add_argument(
+        "--weights",
+        default="pretrained",
+        choices=["pretrained", "random"],
+        help="random tries a model without them",
+    )
+
+
+def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("solver settings")
+    for name, field in SolverConfig.model_fields.items():
+        group.add_argument(f"--solver.{name}", metavar="VALUE", help=_help(field, field.default))
+
+
+def add_operator_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("operator settings")
+    for name, (field, kinds) in _operator_fields().items():
+        group.add_argument(
+            f"--operator.{name}", metavar="VALUE", help=f"{_help(field, field.default)} [{kinds}]"
+        )
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report as one JSON object; - is standard output"
+    )
+
+
+def size(text: str) -> tuple[int, int]:
+    """An argparse type: WIDTHxHEIGHT to (height, width)."""
+    try:
+        width, height = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if min(width, height) < 16:
+        raise argparse.ArgumentTypeError(f"expected at least 16x16 pixels, found {text}")
+    return height, width
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
+def solver_config(args: argparse.Namespace) -> SolverConfig:
+    """The solver's settings of the command line."""
+    try:
+        return SolverConfig(**_given(args, "solver"))
+    except ValidationError as error:
+        raise UsageError(f"--solver.{explain(error)}") from error
+
+
+def operator(kind: str, args: argparse.Namespace, **settings: Any) -> Operator:
+    """The operator `kind` with the settings of the command line, and `settings` where it says nothing."""
+    if kind not in OPERATORS:
+        raise UsageError(f"expected an operator among {', '.join(OPERATORS)}, found {kind!r}")
+    try:
+        found: Operator = TypeAdapter(Operator).validate_python(
+            {"kind": kind, **settings, **_given(args, "operator")}
+        )
+        return found
+    except ValidationError as error:
+        raise UsageError(f"--operator.{explain(error).removeprefix(kind + '.')} (operator {kind})") from error
+
+
+def check_json(target: str | None) -> None:
+    """Raises UsageError when the report could not be written, before the work that it reports."""
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise UsageError(f"expected a file in a folder that can be written to for --json, found {target}")
+
+
+def write_json(report: Mapping[str, Any], target: str | None) -> None:
+    if target is None:
+        return
+    text = json.dumps(report, indent=1, allow_nan=False)
+    if target == "-":
+        print(text)
+    else:
+        Path(target).write_text(text + "\n", encoding="utf-8")
+
+
+def console(json_target: str | None) -> Console:
+    """Where tables for people go: standard error when standard output carries the JSON."""
+    return Console(file=sys.stderr if json_target == "-" else sys.stdout, highlight=False)
+
+
+def progress_console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _given(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
+    """The values of --PREFIX.KEY that were given, by KEY."""
+    items: Iterable[tuple[str, Any]] = vars(args).items()
+    start = prefix + "."
+    return {
+        name.removeprefix(start): value
+        for name, value in items
+        if name.startswith(start) and value is not None
+    }
+
+
+def _operator_fields() -> dict[str, tuple[FieldInfo, str]]:
+    """Every setting of any operator, with the kinds that have it."""
+    found: dict[str, tuple[FieldInfo, str]] = {}
+    for kind, operator_class in OPERATORS.items():
+        for name, field in operator_class.model_fields.items():
+            if name not in ("kind", "png"):
+                found[name] = (field, f"{found[name][1]}, {kind}" if name in found else kind)
+    return found
+
+
+def _help(field: FieldInfo, default: Any) -> str:
+    words = (field.description or "").replace("\n", " ").replace("%", "%%")
+    return f"{words} (default: {default})"
