@@ -5,7 +5,9 @@ Memory alone is the wrong signal: a device with half of its memory free may have
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from math import exp, log
 from statistics import fmean
 
 from pydantic import Field
@@ -44,8 +46,10 @@ class AdmissionConfig(Config):
     """sessions at most, whatever their cost: codecs and sockets are not the device's"""
     memory_bytes: int = Field(0, ge=0)
     """device memory for the state of sessions; 0 does not count bytes"""
-    smoothing: float = Field(0.3, gt=0, le=1)
-    """weight of the newest measurement in the device's slowness"""
+    smoothing: float = Field(1.5, gt=0)
+    """seconds over which the device's slowness is averaged"""
+    spread: float = Field(3.0, ge=1)
+    """factor within which the cost of a kind of chunk that warm-up did not measure is learned"""
     memory_of_slowness: float = Field(2.0, gt=0)
     """seconds without a measurement after which the device is trusted again, by halves"""
     retry_after: float = Field(10.0, gt=0)
@@ -104,24 +108,45 @@ class Admission:
 
     config: AdmissionConfig = field(default_factory=AdmissionConfig)
     _costs: dict[_Key, float] = field(default_factory=dict)
-    """seconds a chunk of a kind took on the device at its warm-up speed"""
+    """seconds a chunk of a kind takes on the device at its warm-up speed"""
+    _calibrated: set[_Key] = field(default_factory=set)
+    _counts: Counter[_Key] = field(default_factory=Counter)
+    """measurements of a kind"""
     _slowness: float = 1.0
     """how much slower chunks are now than then: a busy machine, a hot card"""
     _measured_at: float = float("-inf")
     _open: dict[str, _Open] = field(default_factory=dict)
     _lifetimes: list[float] = field(default_factory=list)
 
+    def calibrate(
+        self, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False
+    ) -> None:
+        """Sets what a chunk takes on the undisturbed device, as warm-up measured it."""
+        if seconds <= 0:
+            raise ValueError(f"a chunk takes more than 0 seconds, not {seconds}")
+        self._costs[_key(workload, rung, guided)] = seconds
+        self._calibrated.add(_key(workload, rung, guided))
+
     def measure(
         self, now: float, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False
     ) -> None:
-        """Takes in what a chunk took: the first of a kind sets its cost, each later one the slowness."""
-        if rung == "passthrough":
+        """Takes in what a chunk took: corrects the slowness of the device and the cost of that kind of chunk.
+
+        A kind that is new takes half of the error on itself, one that is known leaves most to the device, and
+        one that was calibrated all of it: that is what tells a slow device from a costly kind.
+        """
+        key, expected = _key(workload, rung, guided), self.cost(now, workload, rung, guided)
+        if expected == 0:
+            if rung == "full":
+                self._costs[key] = seconds
             return
-        key = _key(workload, rung, guided)
-        if key not in self._costs:
-            self._costs[key] = seconds / self.slowness(now)
-        observed = seconds / self._costs[key]
-        self._slowness += self.config.smoothing * (observed - self._slowness)
+        share = 0.0 if key in self._calibrated else max(0.1, 1 / (1 + self._counts[key]))
+        self._counts[key] += 1
+        error = log(seconds / expected)
+        self._learn(
+            key, self._base(workload, rung, guided), self._prior(workload, rung, guided), share * error
+        )
+        self._slowness = self.slowness(now) * exp(self._weight(now, error) * (1 - share) * error)
         self._measured_at = now
 
     def slowness(self, now: float) -> float:
@@ -137,10 +162,7 @@ class Admission:
 
     def mean_cost(self, now: float, workload: Workload, rung: Rung = "full") -> float:
         """Seconds per chunk on `rung`, the guided ones averaged in."""
-        plain = self.cost(now, workload, rung)
-        if rung not in ON_CALENDAR or workload.reinject_every == 0:
-            return plain
-        return plain + (self.cost(now, workload, rung, guided=True) - plain) / workload.reinject_every
+        return self._mean_base(workload, rung) * self.slowness(now)
 
     def open(self, session_id: str, workload: Workload, now: float, session_bytes: int = 0) -> None:
         """Counts a session that was admitted."""
@@ -164,18 +186,19 @@ class Admission:
 
     def load(self, now: float) -> float:
         """Fraction of the device's time that the open sessions take on the rungs they are on."""
-        return sum(self.mean_cost(now, s.workload, s.rung) / s.workload.period for s in self._open.values())
+        base = sum(self._mean_base(s.workload, s.rung) / s.workload.period for s in self._open.values())
+        return base * self.slowness(now)
 
     def room(self, session_id: str, rung: Rung, now: float) -> bool:
-        """Whether the device still has its reserve with this session on `rung` and the others as they are.
-
-        A session that is alone is held to no reserve, only to its own pace.
-        """
+        """Whether the device still has its reserve with this session on `rung` and the others as they are."""
         session = self._open[session_id]
         period = session.workload.period
         others = self.load(now) - self.mean_cost(now, session.workload, session.rung) / period
-        limit = 1.0 if len(self._open) == 1 else 1 - self.config.reserve
-        return others + self.mean_cost(now, session.workload, rung) / period <= limit
+        return others + self.mean_cost(now, session.workload, rung) / period <= self._limit()
+
+    def fits(self, now: float) -> bool:
+        """Whether the device keeps up with its sessions as they are. Laxer than `room`, as costs jitter."""
+        return self.load(now) <= self._limit() + 0.1
 
     def decide(self, workload: Workload, now: float, session_bytes: int = 0) -> Admit | Refuse:
         """Whether one more session may open: all at full quality, all deadlines held, with reserve.
@@ -184,8 +207,14 @@ class Admission:
         """
         sessions = [s.workload for s in self._open.values()] + [workload]
         load = sum(self.mean_cost(now, w) / w.period for w in sessions)
-        reason = self._no_place(session_bytes) or (self._no_time(now, sessions, load) if self._open else None)
-        return Refuse(reason, self._retry_after(now)) if reason else Admit(load)
+        reason = self._no_place(session_bytes)
+        if reason is None and self._open:
+            reason = self._no_time(now, sessions, load)
+        return Refuse(reason, self._retry_after()) if reason else Admit(load)
+
+    def _limit(self) -> float:
+        """The load to stay within. A session that is alone disturbs no other: it need only keep pace."""
+        return 1.0 if len(self._open) == 1 else 1 - self.config.reserve
 
     def _no_place(self, session_bytes: int) -> str | None:
         if len(self._open) >= self.config.max_sessions:
@@ -210,20 +239,38 @@ class Admission:
             return f"chunks that come at once would take {at_once:.2f} s, the budget is {budget:.2f} s"
         return None
 
-    def _retry_after(self, now: float) -> float:
+    def _retry_after(self) -> float:
         """The expected wait for the next session to end, from how long sessions last."""
         if not self._lifetimes or not self._open:
             return self.config.retry_after
         return min(60.0, max(1.0, fmean(self._lifetimes) / len(self._open)))
 
+    def _mean_base(self, workload: Workload, rung: Rung) -> float:
+        plain = self._base(workload, rung, False)
+        if rung not in ON_CALENDAR or workload.reinject_every == 0:
+            return plain
+        return plain + (self._base(workload, rung, True) - plain) / workload.reinject_every
+
     def _base(self, workload: Workload, rung: Rung, guided: bool) -> float:
         """The cost at warm-up speed: measured, or by ratio to the full chunk, or scaled from another size."""
         known = self._costs.get(_key(workload, rung, guided))
-        if known is not None:
-            return known
+        return self._prior(workload, rung, guided) if known is None else known
+
+    def _prior(self, workload: Workload, rung: Rung, guided: bool) -> float:
+        """What is expected of a kind that was not measured."""
         if (rung, guided) == ("full", False):
             return self._scaled(workload)
         return self._base(workload, "full", False) * RATIOS[rung, guided]
+
+    def _learn(self, key: _Key, cost: float, prior: float, error: float) -> None:
+        if error != 0:
+            spread = self.config.spread
+            self._costs[key] = min(max(cost * exp(error), prior / spread), prior * spread)
+
+    def _weight(self, now: float, error: float) -> float:
+        """How far a measurement moves the slowness: by the time since the last, more for a great change."""
+        elapsed = (now - self._measured_at) / self.config.smoothing
+        return 1 - exp(-min(1.0, elapsed) * (1 + (error / 0.5) ** 2))
 
     def _scaled(self, workload: Workload) -> float:
         """From the same model's measured full chunk that is nearest in pixels: by pixels and by passes."""

@@ -26,7 +26,7 @@ def above(rung: Rung) -> Rung:
 class Ladder:
     """One session's rung: down when a deadline slips, up one when deadlines have held for `hold` seconds."""
 
-    hold: float = 0.9
+    hold: float = 0.7
     """seconds without a slip before the next rung up is tried"""
     margin: float = 0.05
     """seconds before its deadline a chunk must be ready to count as held; in between, the rung stays"""
@@ -50,18 +50,18 @@ class Ladder:
         """
         candidates = RUNGS[RUNGS.index(self.rung) : RUNGS.index(lowest)]
         fits = [rung for rung in candidates if now + cost(rung) <= deadline]
-        if fits and fits[0] == self.rung:
-            return self.rung
         chosen = fits[0] if fits else lowest
-        self._move(now, below(self.rung))
+        if RUNGS.index(chosen) > RUNGS.index(self.rung):
+            self._move(now, below(self.rung))
         return chosen
 
-    def observe(self, now: float, lateness: float, room: bool = True) -> Rung:
+    def observe(self, now: float, lateness: float, room: bool = True, fits: bool = True) -> Rung:
         """Takes in how late a chunk came (negative: ahead of its deadline) and returns the session's rung.
 
-        `room`: whether the device has the time for this session on `next_up`; without it the session stays.
+        `room`: the device has the time for this session on `next_up`; without, the session stays where it is.
+        `fits`: it has the time for all sessions as they are; without, this one goes down before it is late.
         """
-        if lateness > 0:
+        if lateness > 0 or not fits:
             self._move(now, below(self.rung))
         elif lateness > -self.margin:
             self.since = now

@@ -1,0 +1,217 @@
+"""Who may open a session: decided from measured costs."""
+
+import random
+
+import pytest
+
+from server.admission import Admission, AdmissionConfig, Admit, Refuse, Workload, place
+
+SMALL = Workload(model="m", width=256, height=144)
+LARGE = Workload(model="m", width=512, height=288)
+
+
+def device(seconds=0.1, **config):
+    admission = Admission(AdmissionConfig(**config))
+    admission.calibrate(SMALL, seconds)
+    return admission
+
+
+def fill(admission, workload=SMALL, most=1000, now=0.0):
+    """Opens sessions until one is refused; the number that opened and the refusal."""
+    for count in range(most):
+        answer = admission.decide(workload, now)
+        if isinstance(answer, Refuse):
+            return count, answer
+        admission.open(f"s{count}", workload, now)
+    return most, None
+
+
+def test_sessions_are_admitted_until_the_reserve_of_time_is_reached():
+    admission = device(0.01)
+    count, refusal = fill(admission)
+    assert admission.load(0.0) <= 0.85
+    assert admission.load(0.0) + admission.mean_cost(0.0, SMALL) / 0.75 > 0.85
+    assert "busy" in refusal.reason
+    assert count > 10
+
+
+def test_chunks_that_come_at_once_must_meet_the_tightest_deadline():
+    tight = SMALL.model_copy(update={"budget": 0.25})
+    count, refusal = fill(device(0.1), tight)
+    assert count == 1
+    assert "at once" in refusal.reason
+
+
+def test_the_first_session_is_admitted_however_slow_the_device():
+    count, _ = fill(device(30.0))
+    assert count == 1
+
+
+def test_places_and_bytes_are_bounded_too():
+    assert fill(device(1e-4, max_sessions=3))[0] == 3
+    admission = device(1e-4, memory_bytes=1000 * 2**20)
+    admission.open("a", SMALL, 0.0, 900 * 2**20)
+    refusal = admission.decide(SMALL, 0.0, 200 * 2**20)
+    assert refusal.reason == "the device has 100 MiB left, the session needs 200"
+    assert isinstance(admission.decide(SMALL, 0.0, 100 * 2**20), Admit)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_who_is_refused_is_refused_beside_more_sessions_and_on_a_slower_device(seed):
+    rng = random.Random(seed)
+
+    def workload():
+        return Workload(
+            model="m",
+            width=rng.choice([128, 256, 512]),
+            height=144,
+            num_steps=rng.randint(1, 4),
+            reinject_every=rng.choice([0, 1, 7]),
+            fps=rng.choice([8, 16, 24]),
+        )
+
+    few, slow = device(0.02), device(0.04)
+    more = device(0.02)
+    for index in range(rng.randint(1, 20)):
+        session = workload()
+        for admission in (few, slow, more):
+            admission.open(f"s{index}", session, 0.0)
+    more.open("one more", workload(), 0.0)
+    new = workload()
+    if isinstance(few.decide(new, 0.0), Refuse):
+        assert isinstance(more.decide(new, 0.0), Refuse)
+        assert isinstance(slow.decide(new, 0.0), Refuse)
+    elif isinstance(more.decide(new, 0.0), Admit):
+        cheaper = new.model_copy(update={"width": 64, "num_steps": 1})
+        assert isinstance(more.decide(cheaper, 0.0), Admit)
+
+
+def test_a_size_that_was_never_measured_costs_by_its_pixels_and_passes():
+    admission = device(0.1)
+    assert admission.cost(0.0, LARGE) == pytest.approx(0.4)
+    assert admission.cost(0.0, SMALL.model_copy(update={"num_steps": 1})) == pytest.approx(0.1 * 2 / 3)
+
+
+def test_guided_chunks_count_by_how_often_they_come():
+    admission = device(0.1)
+    admission.calibrate(SMALL, 0.3, guided=True)
+    means = [admission.mean_cost(0.0, SMALL.model_copy(update={"reinject_every": n})) for n in (0, 10, 1)]
+    assert means == pytest.approx([0.1, 0.12, 0.3])
+
+
+def test_live_measurements_follow_a_device_that_slows_down_and_recovers():
+    admission = device(0.1)
+    for chunk in range(20):
+        admission.measure(chunk * 0.75, SMALL, 0.2)
+    assert admission.cost(15.0, SMALL) == pytest.approx(0.2, rel=0.02)
+    assert admission.cost(15.0, LARGE) == pytest.approx(0.8, rel=0.02)
+    for chunk in range(20, 30):
+        admission.measure(chunk * 0.75, SMALL, 0.1)
+    assert admission.cost(22.0, SMALL) == pytest.approx(0.1, rel=0.05)
+
+
+def test_a_slow_spell_on_a_cheap_rung_does_not_make_that_rung_costly_for_ever():
+    """The first chunk on x_init, measured on a device 40 times too slow, was taken for its normal cost."""
+    admission = device(0.1)
+    for chunk in range(40):
+        admission.measure(chunk * 0.75, SMALL, 0.02 * 40, rung="x_init")
+    for chunk in range(40, 60):
+        admission.measure(chunk * 0.75, SMALL, 0.02, rung="x_init")
+    assert admission.cost(45.0, SMALL, "x_init") == pytest.approx(0.02, rel=0.1)
+    assert admission.cost(45.0, SMALL) < 0.2
+
+
+def test_a_device_of_which_nothing_is_heard_is_trusted_again():
+    admission = device(0.1)
+    for chunk in range(20):
+        admission.measure(chunk * 0.75, SMALL, 4.0)
+    assert admission.slowness(15.0) > 20
+    assert admission.slowness(15.0 + 20.0) < 1.2
+
+
+def test_passthrough_tells_nothing_about_the_device():
+    admission = device(0.1)
+    admission.measure(0.0, SMALL, 0.0, rung="passthrough")
+    assert admission.slowness(0.0) == 1
+
+
+def test_there_is_room_above_only_while_the_reserve_holds():
+    admission = device(0.1)
+    for index in range(4):
+        admission.open(f"s{index}", SMALL, 0.0)
+    assert admission.fits(0.0)
+    for chunk in range(100):
+        admission.measure(0.02 * chunk, SMALL, 0.22)
+    assert not admission.fits(2.0)
+    for index in range(4):
+        admission.set_rung(f"s{index}", "no_reinjection")
+    assert admission.fits(2.0)
+    assert not admission.room("s0", "full", 2.0)
+    for index in range(1, 4):
+        admission.set_rung(f"s{index}", "x_init")
+    assert admission.room("s0", "full", 2.0)
+
+
+def test_a_session_that_is_alone_may_use_the_whole_device():
+    admission = device(0.7)
+    alone = SMALL.model_copy(update={"reinject_every": 0})
+    admission.open("a", alone, 0.0)
+    assert admission.room("a", "full", 0.0)
+    admission.open("b", alone, 0.0)
+    assert not admission.room("a", "full", 0.0)
+
+
+def test_the_wait_of_a_refused_client_follows_how_long_sessions_last():
+    admission = device(0.01, max_sessions=2, retry_after=10)
+    assert fill(admission)[1].retry_after == 10
+    admission.close("s0", 40.0)
+    admission.open("s2", SMALL, 40.0)
+    assert admission.decide(SMALL, 41.0).retry_after == pytest.approx(20.0)
+
+
+def test_closing_gives_the_place_back_and_closing_twice_is_no_error():
+    admission = device(0.1, max_sessions=1)
+    fill(admission)
+    admission.close("s0", 1.0)
+    admission.close("s0", 1.0)
+    assert admission.load(1.0) == 0
+    assert isinstance(admission.decide(SMALL, 1.0), Admit)
+
+
+def test_a_changed_solver_changes_the_load():
+    admission = device(0.1)
+    admission.open("a", SMALL, 0.0)
+    before = admission.load(0.0)
+    admission.change("a", SMALL.model_copy(update={"reinject_every": 1}))
+    assert admission.load(0.0) > before
+
+
+def test_nothing_can_cost_no_time_and_no_session_opens_twice():
+    admission = device(0.1)
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        admission.calibrate(SMALL, 0.0)
+    admission.open("a", SMALL, 0.0)
+    with pytest.raises(ValueError, match="open already"):
+        admission.open("a", SMALL, 0.0)
+
+
+def test_a_model_of_which_nothing_was_measured_is_learned_from_its_first_chunk():
+    admission = Admission()
+    assert isinstance(admission.decide(SMALL, 0.0), Admit)
+    admission.measure(0.0, SMALL, 0.25)
+    assert admission.cost(0.0, SMALL) == pytest.approx(0.25)
+
+
+def test_sessions_go_to_the_device_with_the_most_time_left():
+    devices = [device(0.05) for _ in range(3)]
+    for index in range(9):
+        devices[place(devices, SMALL, 0.0)].open(f"s{index}", SMALL, 0.0)
+    loads = [one.load(0.0) for one in devices]
+    assert max(loads) == pytest.approx(min(loads))
+
+
+def test_when_every_device_is_full_the_soonest_answer_is_given():
+    devices = [device(0.1, max_sessions=1, retry_after=seconds) for seconds in (30, 5, 20)]
+    for one in devices:
+        one.open("a", SMALL, 0.0)
+    assert place(devices, SMALL, 0.0).retry_after == 5
