@@ -13,6 +13,7 @@ import uvloop
 from aiohttp import web
 
 from core.errors import UsageError
+from server import whip
 from server.messages import LOG_FORMAT
 from server.sessions import Sessions
 from server.settings import Settings
@@ -29,6 +30,7 @@ def create_app(settings: Settings) -> web.Application:
     if WEB.is_dir():
         app.router.add_static("/", WEB)
     app.cleanup_ctx.append(run_sessions)
+    whip.attach(app)
     return app
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import av
 from aiortc import MediaStreamTrack, RTCDataChannel
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
@@ -20,6 +21,7 @@ from core.chunks import Chunk, Chunker
 from core.config import Config
 from core.operators import Operator, SuperResolution
 from core.solver import Rung, SolverConfig
+from server.audio import CarriedTrack
 from server.ladder import Ladder
 from server.messages import Mode, Panel, StreamSpec
 from server.pictures import PictureReader, PictureWriter, Pixels
@@ -39,7 +41,7 @@ INBOX = 8
 """frames that may wait to be converted; more means that conversion is behind, and the oldest is dropped"""
 CHANNEL_BYTES = 256 * 1024
 """bytes of reports that may wait for a slow data channel"""
-CLOSE_TIMEOUT = 2.0
+CLOSE_TIMEOUT = 10.0
 """seconds that closing a peer connection may take"""
 
 
@@ -161,6 +163,8 @@ class Session:
         )
         playout: Playout[Outgoing] = Playout(config.fps, settings.preroll, capacity=4 * 12)
         self.restored = RestoredTrack(playout, self._on_left, self._on_dropped)
+        self.sound: CarriedTrack | None = None
+        """the client's sound on its way back, when it sends any"""
         self._sampler = FrameSampler(config.fps, max_fill=settings.idle_pause)
         self._held: VideoFrame | None = None
         """the frame that came last, which fills slots that stay empty after it"""
@@ -186,6 +190,17 @@ class Session:
         self._spawn(self._send_back())
         self._spawn(self._watch())
 
+    def carry(self, track: MediaStreamTrack) -> CarriedTrack:
+        """Begins to carry sound through, and returns the track that plays it as late as the picture."""
+        self.sound = CarriedTrack()
+        self._spawn(self._drain_sound(track, self.sound))
+        return self.sound
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last frame came, or since the session was opened."""
+        return self._now() - (self._last_frame or self._opened)
+
     def on_connection(self, state: str) -> None:
         """The peer connection changed its state."""
         if state == "connected" and self._connected is None:
@@ -208,6 +223,8 @@ class Session:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.restored.stop()
+        if self.sound is not None:
+            self.sound.stop()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.pc.close()
@@ -253,6 +270,16 @@ class Session:
                 return self._host.end(self.id, "the client ended its video")
             assert isinstance(frame, VideoFrame)
             self._take(frame, self._now())
+
+    async def _drain_sound(self, track: MediaStreamTrack, sound: CarriedTrack) -> None:
+        """Hands every packet on; a client may end its sound and keep its video."""
+        while True:
+            try:
+                packet = await track.recv()
+            except MediaStreamError:
+                return
+            assert isinstance(packet, av.Packet) and isinstance(packet.opaque, Reception)
+            sound.put(packet, packet.opaque.at)
 
     def _take(self, picture: VideoFrame, now: float) -> None:
         """Gives the frame its slot, and the slots before it that stayed empty its predecessor."""
@@ -428,6 +455,8 @@ class Session:
         self.figures.departures.add(1.0, now)
         latency = 1000 * (now - frame.arrival)
         self.figures.latency_ms.add(latency, now)
+        if self.sound is not None:
+            self.sound.follow(now - frame.arrival)
         chunk: ReportedChunk = frame.chunk
         if not chunk.sent:
             chunk.sent = True

@@ -63,14 +63,17 @@ class Sessions:
 
     # --- the life of a session --------------------------------------------------------------------
 
-    async def open(self, offer: Offer, config: SessionConfig) -> Opened:
-        """Answers an offer with a new session. Raises Refusal, or OfferRefused from the WebRTC stack."""
+    async def open(self, offer: Offer, config: SessionConfig, returns: bool = True) -> Opened:
+        """Answers an offer with a new session. Raises Refusal, or OfferRefused from the WebRTC stack.
+
+        `returns`: the restored video goes back to the same client; else others play `session.restored`.
+        """
         self._check(config)
         session_id = secrets.token_urlsafe(12)
         self._reserve(session_id, config)
         try:
             await self._prepare(config.operator, config.size)
-            session = self._new_session(session_id, config)
+            session = self._new_session(session_id, config, returns)
             return Opened(session, await self._answer(session, offer))
         except BaseException:
             self._release(session_id)
@@ -153,13 +156,20 @@ class Sessions:
             raise Refusal(503, "warming", f"the model is not ready: {self.worker.state}", retry_after=2)
         workload = self._workload(config, config.size)
         now = asyncio.get_running_loop().time()
-        decision = self.admission.decide(workload, now)
-        if isinstance(decision, Refuse):
+        refusal = self._refuse(workload, now)
+        if refusal is not None:
             self.refused_total += 1
-            raise Refusal(503, "full", f"the server is full: {decision.reason}", decision.retry_after)
+            raise Refusal(503, "full", f"the server is full: {refusal.reason}", refusal.retry_after)
         self.admission.open(session_id, workload, now)
         self._workloads[session_id] = workload
         self._queue(session_id)
+
+    def _refuse(self, workload: Workload, now: float) -> Refuse | None:
+        """Why one more session may not open, if so."""
+        if self.settings.admission == "places" and len(self._workloads) < self.settings.max_sessions:
+            return None
+        decision = self.admission.decide(workload, now)
+        return decision if isinstance(decision, Refuse) else None
 
     def _release(self, session_id: str) -> None:
         """Undoes what `_reserve` and `_new_session` did."""
@@ -169,15 +179,17 @@ class Sessions:
         self.admission.close(session_id, asyncio.get_running_loop().time())
         self.worker.close(session_id)
 
-    def _new_session(self, session_id: str, config: SessionConfig) -> Session:
+    def _new_session(self, session_id: str, config: SessionConfig, returns: bool) -> Session:
         pc = PeerConnection(rtc_config(self.settings, config.fps))
         session = Session(session_id, config, self.settings, pc, self)
 
         @pc.on("track")
         def on_track(track: MediaStreamTrack) -> None:
             if track.kind == "video":
-                pc.addTrack(session.restored)
                 session.start(track)
+            back = session.restored if track.kind == "video" else session.carry(track)
+            if returns:
+                pc.addTrack(back)
 
         @pc.on("datachannel")
         def on_datachannel(channel: RTCDataChannel) -> None:

@@ -74,8 +74,15 @@ class Settings(BaseSettings):
     solver: dict[str, Any] = Field(default_factory=dict)
     """a session's solver settings where it says nothing, by name: see core.solver.SolverConfig"""
 
+    token: str | None = None
+    """what WHIP and WHEP clients must show as `Authorization: Bearer`; unset lets everybody in"""
+    max_players: int = Field(16, ge=1, le=1000)
+    """players of one published stream; each is encoded for on its own"""
     max_sessions: int = Field(8, ge=1, le=1000)
     """sessions at a time, whatever the device could carry"""
+    admission: Literal["measured", "places"] = "measured"
+    """measured: a session opens while the device has the time for all at full quality; places: while there is a
+    place, and all go down the quality ladder together"""
     fps: float = Field(16.0, ge=1, le=60)
     """frames per second of a session that names no rate"""
     max_fps: float = Field(30.0, ge=1, le=60)
@@ -124,6 +131,8 @@ class Settings(BaseSettings):
     """user of the TURN servers"""
     ice_credential: str | None = None
     """password of the TURN servers"""
+    ice_secret: str | None = None
+    """secret shared with the TURN servers: clients are told credentials made from it, valid for a day"""
     bind: tuple[str, ...] = ()
     """local addresses for media; none means every address of the machine but loopback"""
     udp_ports: Ports | None = None
