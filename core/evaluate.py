@@ -13,9 +13,9 @@ from torch import Tensor
 from core.baselines import baseline
 from core.chunks import ChunkSpec
 from core.engine import Pixels
-from core.metrics import Quality
 from core.operators import LinearOperator
 from core.prox import prox_l2
+from core.quality import Quality
 from core.solver import Rung, Solver, SolverConfig, remember
 from core.video import from_pixels
 

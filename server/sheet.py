@@ -35,7 +35,7 @@ def check_sheet() -> None:
     """Raises UsageError where no sheet can be drawn."""
     if cv2 is None:
         raise UsageError(
-            "--sheet needs OpenCV for its labels: install the extra eval (pip install 'avis[eval]')"
+            "--sheet needs OpenCV for its labels: install the extra eval (pip install 'avis-server[eval]')"
         )
 
 

@@ -265,7 +265,7 @@ def settings(
         "num_steps": config.num_steps or model.num_steps,
         "variants": {name: variant.changes for name, variant in VARIANTS.items()},
         "operators": [operator.model_dump() for operator in operators_of(args)],
-        "ssim": "pytorch-msssim, Gaussian window 11, sigma 1.5",
+        "ssim": "scikit-image, Gaussian window, sigma 1.5",
         "vmaf": "libvmaf vmaf_v0.6.1" if ffmpeg else None,
     }
 

@@ -23,9 +23,9 @@ from rich.text import Text
 
 from core.engine import ChunkResult, Engine, Mode, Panel
 from core.errors import UsageError
-from core.metrics import Quality
 from core.models import load
 from core.operators import Operator
+from core.quality import Quality
 from core.solver import SolverConfig
 from core.video import from_pixels
 from server.commands import options
