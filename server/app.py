@@ -92,9 +92,8 @@ async def first_of(*tasks: asyncio.Task[object]) -> None:
         task.cancel()
 
 
-def serve(settings: Settings) -> int:
-    """Runs the server to its end. 0 when it was told to end."""
+def serve(settings: Settings) -> None:
+    """Runs the server until it is told to end."""
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_told(settings))
-    return 0

@@ -1,0 +1,19 @@
+import gc
+import logging
+
+import pytest
+import uvloop
+
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def no_lost_task(caplog):
+    """A task that dies unseen is only a log line to asyncio; here it fails the test."""
+    yield
+    gc.collect()
+    records = caplog.get_records("call") + caplog.get_records("teardown")
+    lost = [r.getMessage() for r in records if r.name == "asyncio" and r.levelno >= logging.ERROR]
+    assert not lost
