@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from core.chunks import ChunkSpec
+from core.memory import tensor_bytes
 from core.metrics import psnr
 from core.models import Model
 from core.operators import Operator
@@ -121,6 +122,10 @@ class Engine:
     def close(self, stream_id: str) -> None:
         """Forgets a stream. Closing one that is not open is no error: it may have died with its device."""
         self._streams.pop(stream_id, None)
+
+    def session_bytes(self, stream_id: str) -> int:
+        """Bytes of the tensors that a stream carries from chunk to chunk."""
+        return tensor_bytes(self._streams[stream_id])
 
     def _check(self, stream: _Stream, frames: Pixels, operator: Operator) -> None:
         height, width = stream.height, stream.width

@@ -1,0 +1,287 @@
+"""`avis bench`: the speed of the engine on this machine, per stage, against the machine's own arithmetic."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TimeRemainingColumn as Remaining
+from rich.table import Table
+
+from core.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
+from core.engine import Engine, Pixels
+from core.errors import UsageError
+from core.models import Model, load
+from core.operators import Operator
+from core.solver import SolverConfig
+from core.video import from_pixels, to_pixels
+from server.commands import options
+
+STREAM = "bench"
+STAGES = ("x_init", "encode", "denoise", "prox", "decode", "cache", "transfer")
+WARMUP = 3
+"""chunks before the ones that are timed: the opening one, and those that fill the cache"""
+LONG = (100, 10_000)
+"""chunk numbers whose costs --long compares"""
+
+
+@dataclass
+class Clock:
+    """Wall and CPU milliseconds of each stage of one chunk, in the sense of core.solver.Stage."""
+
+    model: Model
+    wall: dict[str, float] = field(default_factory=dict)
+    cpu: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        synchronize(self.model.device)
+        self.wall[name] = self.wall.get(name, 0.0) + 1000 * (time.perf_counter() - wall)
+        self.cpu[name] = self.cpu.get(name, 0.0) + 1000 * (time.process_time() - cpu)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One chunk."""
+
+    wall: float
+    """milliseconds"""
+    cpu: float
+    """milliseconds of all threads"""
+    guided: bool
+    stages: dict[str, float]
+    stages_cpu: dict[str, float]
+
+
+@dataclass
+class Bench:
+    """A stream whose chunks are timed. The measurement is made beforehand, as by a camera."""
+
+    model: Model
+    operator: Operator
+    config: SolverConfig
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        self.engine = Engine(self.model)
+        self._frames = to_pixels(self.operator.A(from_pixels(moving_scene(21, *self.size))))
+        self._index = 0
+
+    def open(self) -> None:
+        self._index = 0
+        try:
+            self.engine.open(STREAM, self.operator, "incoming", *self.size)
+        except ValueError as error:
+            raise UsageError(f"{error}; --size chooses another size") from error
+
+    def step(self) -> Timed:
+        frames, clock = self._next(), Clock(self.model)
+        wall, cpu = time.perf_counter(), time.process_time()
+        result = self.engine.step(STREAM, frames, self.operator, self.config, stage=clock)
+        synchronize(self.model.device)
+        wall, cpu = 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu)
+        return Timed(wall, cpu, result.guided, clock.wall, clock.cpu)
+
+    def _next(self) -> Pixels:
+        first, self._index = self._index == 0, self._index + 1
+        return self._frames[:9] if first else self._frames[9:]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_model_arguments(parser)
+    parser.add_argument(
+        "--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240"
+    )
+    parser.add_argument(
+        "--chunks", metavar="N", type=options.positive, default=20, help="timed chunks (default: 20)"
+    )
+    parser.add_argument(
+        "--operator", metavar="KIND", default="super_resolution", help=", ".join(options.OPERATORS)
+    )
+    parser.add_argument(
+        "--long", action="store_true", help=f"compare the cost of chunk {LONG[0]} and chunk {LONG[1]}"
+    )
+    options.add_json_argument(parser)
+    options.add_operator_arguments(parser)
+    options.add_solver_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    options.check_json(args.json)
+    if args.operator == "mask":
+        raise UsageError("expected an operator without a picture of its own, found mask: use inpainting")
+    operator, config = options.operator(args.operator, args), options.solver_config(args)
+    model = load(args.model, args.weights, args.device, args.codec)
+    bench = Bench(model, operator, config, args.size)
+    bench.open()
+    first = bench.step()
+    for _ in range(WARMUP - 1):
+        bench.step()
+    rates = [peak_rate(model)]
+    timed: list[Timed] = []
+    with progress("timing", args.chunks) as advance:
+        for _ in range(args.chunks):
+            timed.append(bench.step())
+            advance()
+    rates.append(peak_rate(model))
+    flops = steady_flops(bench, [chunk.guided for chunk in timed])
+    found = report(args, model, config, first, timed, flops, rates)
+    found["memory_bytes"] = device_memory(model.device) or psutil.Process().memory_info().rss
+    found["session_bytes"] = bench.engine.session_bytes(STREAM)
+    if args.long:
+        found["chunk_ms_by_index"] = long_run(bench)
+    options.console(args.json).print(table(found))
+    options.write_json(found, args.json)
+    return 0
+
+
+def steady_flops(bench: Bench, guided: list[bool]) -> int:
+    """Operations of a chunk of the kind that most of the timed ones were, guided or not."""
+    usual = sum(guided) > len(guided) / 2
+    while True:
+        seen: list[Timed] = []
+        flops = count_flops(lambda: seen.append(bench.step()))  # noqa: B023
+        if seen[0].guided == usual:
+            return flops
+
+
+def peak_rate(model: Model) -> dict[str, dict[str, float]]:
+    """Operations per second of wall and of CPU time, best of 5, of each piece of pure arithmetic."""
+    rates = {}
+    for work in peak_work(model.device):
+        work.run()
+        walls, cpus = [], []
+        for _ in range(5):
+            wall, cpu = time.perf_counter(), time.process_time()
+            work.run()
+            synchronize(model.device)
+            walls.append(time.perf_counter() - wall)
+            cpus.append(time.process_time() - cpu)
+        rates[work.name] = {"wall": work.flops / min(walls), "cpu": work.flops / max(min(cpus), 1e-9)}
+    return rates
+
+
+def report(
+    args: argparse.Namespace,
+    model: Model,
+    config: SolverConfig,
+    first: Timed,
+    timed: list[Timed],
+    flops: int,
+    rates: list[dict[str, dict[str, float]]],
+) -> dict[str, Any]:
+    walls, cpus = [chunk.wall for chunk in timed], [chunk.cpu for chunk in timed]
+    on_cpu = model.device.type == "cpu"
+    found: dict[str, Any] = {
+        "model": args.model,
+        "weights": args.weights,
+        "device": device_name(model.device),
+        "size": f"{args.size[1]}x{args.size[0]}",
+        "codec": args.codec,
+        "settings": {
+            "operator": args.operator,
+            "chunks": len(timed),
+            "guided_chunks": sum(chunk.guided for chunk in timed),
+            "num_steps": config.num_steps or model.num_steps,
+            "solver": config.model_dump(),
+        },
+        "chunk_ms": spread(walls),
+        "first_chunk_ms": first.wall,
+        "fps": 12_000 / median(walls),
+        "stages_ms": stages([chunk.stages for chunk in timed]),
+        "flops": flops,
+        "roofline": roofline(flops, median(cpus if on_cpu else walls), rates, "cpu" if on_cpu else "wall"),
+    }
+    if on_cpu:
+        found["cpu_ms"] = spread(cpus)
+        found["stages_cpu_ms"] = stages([chunk.stages_cpu for chunk in timed])
+    return found
+
+
+def roofline(
+    flops: int, chunk_ms: float, rates: list[dict[str, dict[str, float]]], basis: str
+) -> dict[str, Any]:
+    """How near a chunk comes to the best rate that was seen before or after it in the same run.
+
+    By CPU time on a CPU, where others may be at work; by wall time on a GPU. An unguided, steady chunk.
+    """
+    seen = {name: max(rate[name][basis] for rate in rates) for name in rates[0]}
+    best = max(seen.values())
+    floor = 1000 * flops / best
+    return {
+        "flops_per_second": best,
+        "floor_ms": floor,
+        "fraction": floor / chunk_ms,
+        "basis": basis,
+        "measured": seen,
+    }
+
+
+def stages(chunks: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each stage, 0 for one that did not happen."""
+    return {name: median(chunk.get(name, 0.0) for chunk in chunks) for name in STAGES}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "p95": float(np.percentile(values, 95))}
+
+
+def long_run(bench: Bench) -> dict[str, dict[str, float]]:
+    """Median costs of the 25 chunks around each number in LONG, of a stream that begins anew."""
+    bench.engine.close(STREAM)
+    bench.open()
+    window: dict[int, list[Timed]] = {number: [] for number in LONG}
+    with progress("long run", LONG[-1] + 13) as advance:
+        for index in range(LONG[-1] + 13):
+            chunk = bench.step()
+            for number, chunks in window.items():
+                if abs(index - number) <= 12 and not chunk.guided:
+                    chunks.append(chunk)
+            advance()
+    return {
+        str(number): {"wall": median(c.wall for c in chunks), "cpu": median(c.cpu for c in chunks)}
+        for number, chunks in window.items()
+    }
+
+
+def table(found: dict[str, Any]) -> Table:
+    chunk, roof = found["chunk_ms"], found["roofline"]
+    lines = Table(title=f"{found['model']} ({found['weights']}), {found['size']}, {found['device']}")
+    for name in ("", "ms", "CPU ms"):
+        lines.add_column(name, justify="left" if not name else "right")
+    cpu, stages_cpu = found.get("cpu_ms"), found.get("stages_cpu_ms", {})
+    lines.add_row("first chunk", f"{found['first_chunk_ms']:.0f}", "")
+    lines.add_row("chunk, median", f"{chunk['median']:.0f}", f"{cpu['median']:.0f}" if cpu else "")
+    lines.add_row("chunk, p95", f"{chunk['p95']:.0f}", f"{cpu['p95']:.0f}" if cpu else "")
+    lines.add_section()
+    for name, value in found["stages_ms"].items():
+        lines.add_row(name, f"{value:.1f}", f"{stages_cpu[name]:.1f}" if name in stages_cpu else "")
+    lines.add_section()
+    lines.add_row("frames a second", f"{found['fps']:.1f}", "")
+    lines.add_row("GFLOP a chunk", f"{found['flops'] / 1e9:.1f}", "")
+    lines.add_row("best GFLOP/s", f"{roof['flops_per_second'] / 1e9:.0f}", roof["basis"])
+    lines.add_row("share of it", f"{100 * roof['fraction']:.0f} %", "")
+    lines.add_row("memory, MiB", f"{found['memory_bytes'] / 2**20:.0f}", "")
+    lines.add_row("session, MiB", f"{found['session_bytes'] / 2**20:.1f}", "")
+    for number, costs in found.get("chunk_ms_by_index", {}).items():
+        lines.add_row(f"chunk {number}", f"{costs['wall']:.0f}", f"{costs['cpu']:.0f}")
+    return lines
+
+
+@contextmanager
+def progress(words: str, total: int) -> Iterator[Any]:
+    """A bar on standard error; yields what advances it by one."""
+    columns = (TextColumn(words), BarColumn(), MofNCompleteColumn(), Remaining())
+    with Progress(*columns, console=options.progress_console(), transient=True) as bar:
+        line = bar.add_task(words, total=total)
+        yield lambda: bar.advance(line)
