@@ -1,0 +1,113 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from core.engine import Engine
+from core.models import Model, choose_device, load
+from core.errors import UsageError
+from core.models.tiny import TinyConfig
+from core.models.tiny_load import build
+from core.operators import Inpainting, SuperResolution, TemporalAverage
+from core.solver import SolverConfig
+from core.training.data import procedural
+
+H, W = 48, 64
+CONFIG = SolverConfig()
+
+
+@pytest.fixture
+def engine():
+    codec, denoiser = build(TinyConfig(quarter=32, eighth=32, width=32, heads=2))
+    return Engine(Model("small", codec, denoiser, torch.device("cpu"), 1))
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return procedural(33, H, W, random.Random(0))
+
+
+def test_simulated_frames_come_back_with_their_panels(engine, frames):
+    engine.open("a", SuperResolution(), "simulate", H, W)
+    result = engine.step("a", frames[:9], SuperResolution(), CONFIG, panels=("original", "degraded", "restored"))
+    assert result.panels.shape == (9, H, 3 * W, 3) and result.panels.dtype == np.uint8
+    original, degraded, restored = np.split(result.panels, 3, axis=2)
+    assert np.array_equal(original, frames[:9])
+    assert len(np.unique(degraded[0, :4, :4, 0])) == 1  # one block, one value
+    assert not np.array_equal(restored, degraded)
+    assert result.guided and result.psnr > 10 and result.psnr_x_init > 10 and result.residual < 0.1
+
+
+def test_incoming_frames_are_the_measurement(engine, frames):
+    engine.open("a", SuperResolution(), "incoming", H, W)
+    small = np.ascontiguousarray(frames[:9, ::4, ::4])
+    result = engine.step("a", small, SuperResolution(), CONFIG)
+    assert result.panels.shape == (9, H, W, 3) and result.psnr is None
+
+
+def test_two_sessions_are_bit_equal_to_each_alone(engine, frames):
+    op = TemporalAverage()
+    def chunks(offset):
+        moved = np.roll(frames, offset, axis=2)
+        return [moved[:9], moved[9:21], moved[21:33]]
+
+    engine.open("alone", op, "simulate", H, W, seed=4)
+    alone = [engine.step("alone", part, op, CONFIG).panels for part in chunks(0)]
+    engine.open("a", op, "simulate", H, W, seed=4)
+    engine.open("b", Inpainting(), "simulate", H, W, seed=5)
+    together = []
+    for part, other in zip(chunks(0), chunks(7), strict=True):
+        engine.step("b", other, Inpainting(), CONFIG)
+        together.append(engine.step("a", part, op, CONFIG).panels)
+    assert all(np.array_equal(p, q) for p, q in zip(alone, together, strict=True))
+
+
+def test_a_failed_step_leaves_the_stream_as_it_was(engine, frames, monkeypatch):
+    op = Inpainting()
+    for name in ("a", "b"):
+        engine.open(name, op, "simulate", H, W)
+        engine.step(name, frames[:9], op, CONFIG)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.solver.denoiser, "update_cache", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.step("a", frames[9:21], op, CONFIG)
+    a, b = (engine.step(name, frames[9:21], op, CONFIG).panels for name in ("a", "b"))
+    assert np.array_equal(a, b)
+
+
+def test_a_picture_that_is_not_finite_is_an_error_and_not_a_frame(engine, frames, monkeypatch):
+    engine.open("a", Inpainting(), "simulate", H, W)
+    monkeypatch.setattr(engine.solver.codec, "decode", lambda z, memory: (torch.full((9, 3, H, W), torch.nan), True))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        engine.step("a", frames[:9], Inpainting(), CONFIG)
+
+
+def test_wrong_input_says_what_was_expected(engine, frames):
+    with pytest.raises(ValueError, match="multiple of 16"):
+        engine.open("a", SuperResolution(), "simulate", 50, 64)
+    engine.open("a", SuperResolution(), "simulate", H, W)
+    with pytest.raises(ValueError, match="open already"):
+        engine.open("a", SuperResolution(), "simulate", H, W)
+    with pytest.raises(ValueError, match=r"expected frames of shape \(9, 48, 64, 3\), found \(12, 48, 64, 3\)"):
+        engine.step("a", frames[:12], SuperResolution(), CONFIG)
+    with pytest.raises(KeyError):
+        engine.step("never opened", frames[:9], SuperResolution(), CONFIG)
+
+
+def test_an_operator_change_applies_from_its_chunk(engine, frames):
+    engine.open("a", SuperResolution(), "simulate", H, W)
+    engine.step("a", frames[:9], SuperResolution(), CONFIG)
+    result = engine.step("a", frames[9:21], TemporalAverage(), CONFIG)
+    assert result.guided
+    engine.close("a")
+    engine.close("a")
+
+
+def test_a_model_or_device_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match="there is no model 'huge'; there are tiny"):
+        load("huge")
+    with pytest.raises(UsageError, match="no codec 'jpeg'"):
+        load("tiny", codec="jpeg")
+    with pytest.raises(UsageError, match="is no device"):
+        choose_device("toaster")

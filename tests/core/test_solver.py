@@ -1,0 +1,155 @@
+import random
+
+import pytest
+import torch
+
+from core.chunks import ChunkSpec
+from core.models.tiny import TinyConfig
+from core.models.tiny_load import build
+from core.operators import PAPER_OPERATORS, Inpainting, SuperResolution
+from core.prox import prox_l2
+from core.solver import Solver, SolverConfig
+from core.training.data import procedural
+from core.video import from_pixels
+
+H, W = 48, 64
+FLASH = SolverConfig(num_steps=2, reinject_every=0)
+AVIS = SolverConfig(num_steps=2, reinject_every=1)
+
+
+@pytest.fixture(scope="module")
+def solver():
+    codec, denoiser = build(TinyConfig(quarter=32, eighth=32, width=32, heads=2))
+    torch.nn.init.normal_(denoiser.out.weight, std=0.05)
+    return Solver(codec, denoiser)
+
+
+def scene(frames, seed=0):
+    return from_pixels(procedural(frames, H, W, random.Random(seed)))
+
+
+def measurements(op, chunks=3, seed=0):
+    lengths = [ChunkSpec().frames(index) for index in range(chunks)]
+    y = op.measure(scene(sum(lengths), seed), None, torch.Generator().manual_seed(seed))
+    return list(y.split(lengths))
+
+
+def run(solver, op, parts, config=FLASH, seed=0, rungs=None):
+    state, out = solver.new_state(op, H, W, seed), []
+    for index, y in enumerate(parts):
+        restored, state = solver.restore(y, state, config, rungs[index] if rungs else "full")
+        out.append(restored)
+    return out, state
+
+
+def same(a, b):
+    return all(torch.equal(p.x, q.x) for p, q in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("op", PAPER_OPERATORS, ids=lambda op: op.kind)
+def test_every_chunk_comes_back_whole(solver, op):
+    out, state = run(solver, op, measurements(op))
+    assert [len(r.x) for r in out] == [9, 12, 12]
+    assert all(r.x.shape[1:] == (3, H, W) and torch.isfinite(r.x).all() and r.x.abs().max() <= 1 for r in out)
+    assert state.index == 3
+
+
+def test_same_seed_same_pixels(solver):
+    config = SolverConfig(num_steps=2, condition=False)
+    parts = measurements(SuperResolution())
+    assert same(run(solver, SuperResolution(), parts, config)[0], run(solver, SuperResolution(), parts, config)[0])
+    other = run(solver, SuperResolution(), parts, config, seed=1)[0]
+    assert not same(run(solver, SuperResolution(), parts, config)[0], other)
+
+
+def test_flash_is_avis_on_the_first_chunk(solver):
+    op = Inpainting()
+    flash, _ = run(solver, op, measurements(op))
+    avis, _ = run(solver, op, measurements(op), AVIS)
+    assert torch.equal(flash[0].x, avis[0].x)
+    assert [r.guided for r in flash] == [True, False, False]
+    assert [r.guided for r in avis] == [True, True, True]
+    assert not torch.equal(flash[1].x, avis[1].x)
+
+
+def test_reinjection_follows_the_calendar(solver):
+    op = SuperResolution()
+    out, _ = run(solver, op, measurements(op, 5), SolverConfig(num_steps=1, reinject_every=3))
+    assert [r.guided for r in out] == [True, False, False, True, False]
+
+
+def test_reinjection_follows_the_residual(solver):
+    op = SuperResolution()
+    out, _ = run(solver, op, measurements(op, 4), SolverConfig(reinject_every=0, reinject_residual=1e-6))
+    assert [r.guided for r in out] == [True] * 4
+    out, _ = run(solver, op, measurements(op, 4), SolverConfig(reinject_every=0, reinject_residual=1e6))
+    assert [r.guided for r in out] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("broken", ["decode", "update_cache"])
+def test_restore_does_not_touch_state_until_the_end(solver, broken, monkeypatch):
+    op = Inpainting()
+    parts = measurements(op)
+    _, state = run(solver, op, parts[:2])
+    expected, _ = solver.restore(parts[2], state, FLASH)
+    with monkeypatch.context() as patch:
+        owner = solver.codec if broken == "decode" else solver.denoiser
+        patch.setattr(owner, broken, lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            solver.restore(parts[2], state, FLASH)
+    again, _ = solver.restore(parts[2], state, FLASH)
+    assert torch.equal(again.x, expected.x)
+
+
+@pytest.mark.parametrize("op", PAPER_OPERATORS, ids=lambda op: op.kind)
+def test_two_streams_do_not_mix(solver, op):
+    ours, theirs = measurements(op), measurements(op, seed=1)
+    alone, _ = run(solver, op, ours)
+    state, other, out = solver.new_state(op, H, W), solver.new_state(op, H, W, 1), []
+    for y, v in zip(ours, theirs, strict=True):
+        restored, state = solver.restore(y, state, FLASH)
+        _, other = solver.restore(v, other, FLASH)
+        out.append(restored)
+    assert same(out, alone)
+
+
+def test_output_consistency_lowers_the_residual(solver):
+    op = SuperResolution()
+    parts = measurements(op)
+    plain, _ = run(solver, op, parts, SolverConfig(output_gamma=0))
+    consistent, _ = run(solver, op, parts, SolverConfig(output_gamma=10))
+    assert all(a.residual < b.residual for a, b in zip(consistent, plain, strict=True))
+
+
+def test_without_denoising_and_consistency_the_codec_gives_back_x_init(solver):
+    op = SuperResolution()
+    out, _ = run(solver, op, measurements(op), SolverConfig(denoise=False, output_gamma=0))
+    assert all(torch.allclose(r.x, r.x_init, atol=1e-4) for r in out[1:])
+
+
+def test_the_rungs_each_drop_something(solver):
+    op = SuperResolution()
+    config = SolverConfig(num_steps=2, reinject_every=1)
+    rungs = ["full", "one_step", "no_reinjection", "x_init", "full"]
+    out, state = run(solver, op, measurements(op, 5), config, rungs=rungs)
+    assert [r.guided for r in out] == [True, False, False, False, True]
+    x_init = out[3].x_init
+    assert torch.allclose(out[3].x, prox_l2(op, x_init, measurements(op, 5)[3], None, 10, 5).clamp(-1, 1), atol=1e-6)
+    assert state.index == 5
+
+
+def test_an_operator_change_grounds_the_next_chunk(solver):
+    first, second = SuperResolution(), Inpainting()
+    _, state = run(solver, first, measurements(first))
+    restored, state = solver.restore(measurements(second)[1], state.change_operator(second), FLASH)
+    assert restored.guided and restored.x.shape == (12, 3, H, W)
+    restored, _ = solver.restore(measurements(second)[2], state, FLASH)
+    assert not restored.guided
+
+
+def test_temporal_operators_remember_across_chunks(solver):
+    """The restored stream is consistent as a whole, not chunk by chunk."""
+    op = PAPER_OPERATORS[3]
+    parts = measurements(op)
+    out, _ = run(solver, op, parts, SolverConfig(output_gamma=1000))
+    assert op.residual(torch.cat([r.x for r in out]), torch.cat(parts), None) < 0.03
