@@ -238,9 +238,9 @@ function layout({ width, height, columns, rows }) {
   label();
 }
 
-/** Names the pictures; what was only passed through is not called restored. */
+/** Names the pictures; what was only passed through is neither degraded nor restored. */
 function label() {
-  const name = (panel) => (panel === "restored" && page.state === "passthrough" ? "Not restored" : NAMES[panel]);
+  const name = (panel) => (page.state === "passthrough" ? "Passed through" : NAMES[panel]);
   const labels = view.shown.map((panel) => Object.assign(document.createElement("span"), { textContent: name(panel) }));
   $("#labels").replaceChildren(...labels);
 }

@@ -29,8 +29,6 @@ export class Figures {
     this.latest = report;
     this.chunks.push(now, {
       ...report,
-      gain: report.psnr - report.psnr_x_init,
-      latency: report.latency_ms,
       title: describe(report),
     });
   }
@@ -59,7 +57,7 @@ export class Figures {
   }
 
   #psnr(now) {
-    const [psnr, start] = [this.chunks.last("psnr"), this.chunks.last("psnr_x_init")];
+    const { psnr = null, psnr_x_init: start = null } = this.latest ?? {};
     const gain = psnr !== null && start !== null ? `${psnr >= start ? "+" : "−"}${Math.abs(psnr - start).toFixed(1)} dB over x_init (${start.toFixed(1)})` : "only where the original is known";
     this.#text("psnr", psnr === null ? "–" : `${psnr.toFixed(1)} dB`, gain);
     this.#spark("psnr", [
@@ -69,7 +67,7 @@ export class Figures {
   }
 
   #residual(now) {
-    const residual = this.chunks.last("residual");
+    const residual = this.latest?.residual ?? null;
     this.#text("residual", residual === null ? "–" : residual.toPrecision(2), "‖y − A x‖ / ‖y‖: distance from what was measured");
     this.#spark("residual", [{ points: this.chunks.series("residual", now), name: "main" }], 0.005);
   }
@@ -142,6 +140,9 @@ function count(n, what) {
   return `${n} ${what}${n === 1 ? "" : "s"}`;
 }
 
-function describe({ chunk, rung, guided, latency_ms: latency }) {
-  return `chunk ${chunk}: ${RUNGS[rung] ?? rung}${guided ? ", guided" : ""}, ${Math.round(latency)} ms`;
+function describe({ chunk, rung, guided, latency_ms: latency, residual, psnr }) {
+  const words = [RUNGS[rung] ?? rung, guided && "guided", `${Math.round(latency)} ms`];
+  if (residual !== null) words.push(`residual ${residual}`);
+  if (psnr !== undefined) words.push(`${psnr} dB`);
+  return `chunk ${chunk}: ${words.filter(Boolean).join(", ")}`;
 }

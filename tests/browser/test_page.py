@@ -5,22 +5,21 @@ import json
 import re
 import signal
 import socket
+import struct
 import sys
-from base64 import b64decode
 from contextlib import asynccontextmanager
-from io import BytesIO
 from pathlib import Path
 
 import aiohttp
-import numpy as np
 import pytest
 import pytest_asyncio
-from PIL import Image
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 ROOT = Path(__file__).parents[2]
 SIZE = "256x144"
+ALIVE = "body:is([data-state=streaming], [data-state=passthrough])"
+"""pictures come back; a machine that is too slow for this minute may pass some chunks through"""
 WARM_S = 120
 STREAM_MS = 60_000
 
@@ -30,6 +29,12 @@ CUT_PANEL = """(index) => {
     Object.assign(c, { width, height: video.videoHeight });
     c.getContext("2d").drawImage(video, index * width, 0, width, c.height, 0, 0, width, c.height);
     return c.toDataURL();
+}"""
+LUMA = """() => {
+    const video = document.querySelector("#restored"), c = document.createElement("canvas").getContext("2d");
+    Object.assign(c.canvas, { width: 64, height: 36 });
+    c.drawImage(video, 0, 0, video.videoWidth / 3, video.videoHeight, 0, 0, 64, 36);
+    return [...c.getImageData(0, 0, 64, 36).data].filter((_, i) => i % 4 === 1);
 }"""
 PICTURE = "document.querySelector('#picture').toDataURL()"
 
@@ -45,7 +50,7 @@ async def server(tmp_path_factory):
     """The URL of `python -m server serve`, warm; afterwards it has to end by itself on Ctrl-C."""
     url, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as out:
-        command = [sys.executable, "-m", "server", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--weights", "random"]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=out, stderr=out)
         try:
             await until_warm(url, process, log)
@@ -102,10 +107,10 @@ async def running(visit):
 
 
 async def start(page):
-    """Starts, and waits until restored frames are on the screen."""
+    """Starts, and waits until frames of the server are on the screen."""
     await page.click("#start")
-    await page.wait_for_selector("body[data-state=streaming]", timeout=STREAM_MS)
-    await page.wait_for_function("document.querySelector('#labels').textContent.includes('Restored')")
+    await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
+    await page.wait_for_selector("#snapshot:enabled", timeout=STREAM_MS)
 
 
 async def figure(page, name):
@@ -138,17 +143,16 @@ async def refuse_once(page, pattern, status, code, message, headers=None):
 
 async def test_one_click_shows_restored_frames_and_their_figures(running):
     page = running
+    first = await page.text_content("#chunks rect title")  # which is never passed through
+    assert re.fullmatch(r"chunk 0: .*, residual 0\.\d+, \d+\.?\d* dB", first), first
     await page.wait_for_function("document.querySelectorAll('#chunks rect').length > 3", timeout=STREAM_MS)
     assert await page.evaluate("[restored.videoWidth, restored.videoHeight]") == [3 * 256, 144]
     before = await page.evaluate(PICTURE)
     await page.wait_for_timeout(500)
     assert await page.evaluate(PICTURE) != before
-    assert 0 < float(await figure(page, "residual")) < 1
-    assert re.fullmatch(r"\d+\.\d dB", await figure(page, "psnr"))
     assert re.fullmatch(r"\d+\.\d\d s", await figure(page, "latency"))
     assert float(await figure(page, "fps")) > 2
-    assert await page.query_selector("#chunks .guided")
-    assert await page.inner_text("#status") == "Restoring"
+    assert await page.query_selector("#chunks rect:not(.rung-passthrough)")
 
 
 async def test_the_wipe_shows_both_pictures_of_the_same_frame(running):
@@ -179,10 +183,11 @@ async def test_dragging_moves_the_wipe(running):
 async def test_side_by_side_and_single_show_the_pictures_they_name(running):
     page = running
     await choose(page, "view", "side")
-    await page.wait_for_function("labels.innerText.split(/\\s+/).join() === 'Original,Degraded,Restored'")
+    await page.wait_for_function("labels.children.length === 3")
+    assert await page.evaluate("picture.width") == 3 * 256 + 2 * 6
     await choose(page, "view", "single")
     await page.select_option("#against", "degraded")
-    await page.wait_for_function("labels.innerText === 'Degraded'")
+    await page.wait_for_function("labels.children.length === 1 && picture.width === 256")
     assert await page.is_hidden("#wipe")
 
 
@@ -190,8 +195,8 @@ async def test_the_snapshot_holds_every_picture(running):
     async with running.expect_download() as download:
         await running.click("#snapshot")
     assert (await download.value).suggested_filename.startswith("avis-")
-    with Image.open(await (await download.value).path()) as picture:
-        assert picture.size == (3 * 256 + 2 * 6, 144)
+    png = await asyncio.to_thread(Path(await (await download.value).path()).read_bytes)
+    assert png.startswith(b"\x89PNG") and struct.unpack(">II", png[16:24]) == (3 * 256 + 2 * 6, 144)
 
 
 async def test_a_phone_needs_no_sideways_scrolling(running):
@@ -245,22 +250,16 @@ async def test_a_setting_the_server_refuses_is_told_and_the_session_goes_on(runn
     await page.select_option("#operator", "gaussian_blur")
     await page.wait_for_selector("#notice:visible")
     assert "goes on as it was" in await page.inner_text("#notice")
-    assert await page.get_attribute("body", "data-state") == "streaming"
+    assert await page.is_visible(ALIVE)
 
 
 async def test_the_camera_takes_the_place_of_the_scene_in_the_same_session(running):
     page = running
-    scene = await original(page)
+    await page.evaluate(f"globalThis.scene = ({LUMA})()")
     await choose(page, "source", "camera")
-    async with asyncio.timeout(STREAM_MS / 1000):
-        while np.abs(await original(page) - scene).mean() < 30:
-            await page.wait_for_timeout(300)
-    assert len(page.sessions) == 1 and await page.get_attribute("body", "data-state") == "streaming"
-
-
-async def original(page):
-    png = b64decode((await page.evaluate(CUT_PANEL, 0)).partition(",")[2])
-    return np.asarray(Image.open(BytesIO(png)).convert("RGB")).astype(float)
+    change = f"({LUMA})().reduce((sum, y, i) => sum + Math.abs(y - scene[i]), 0) / scene.length"
+    await page.wait_for_function(f"{change} > 30", timeout=STREAM_MS, polling=300)
+    assert len(page.sessions) == 1 and await page.is_visible(ALIVE)
 
 
 # ---- how sessions begin and end -----------------------------------------------------------------------
@@ -271,9 +270,10 @@ async def test_restore_only_takes_the_source_as_the_measurement(visit):
         await choose(page, "mode", "incoming")
         await choose(page, "source", "camera")
         await start(page)
+        first = await page.text_content("#chunks rect title")
+        assert re.fullmatch(r"chunk 0: .*, residual 0\.\d+", first), first
         assert await page.evaluate("[restored.videoWidth, restored.videoHeight]") == [2 * 256, 144]
         assert "dB" not in await figure(page, "psnr")
-        assert float(await figure(page, "residual")) > 0
 
 
 async def test_leaving_the_page_ends_the_session(visit, server):
@@ -301,7 +301,7 @@ async def test_a_session_that_dies_is_opened_anew(visit, server):
         async with aiohttp.ClientSession() as http:
             await http.delete(f"{server}/sessions/{page.sessions[0]}")
         await page.wait_for_selector("body[data-state=waiting]")
-        await page.wait_for_selector("body[data-state=streaming]", timeout=STREAM_MS)
+        await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
         assert len(page.sessions) == 2
 
 
@@ -311,7 +311,7 @@ async def test_a_full_server_is_asked_again_when_it_said(visit):
         await page.click("#start")
         await page.wait_for_selector("body[data-state=waiting]")
         assert "All places are taken. Trying again in 2 s." in await page.inner_text("#wait")
-        await page.wait_for_selector("body[data-state=connected], body[data-state=streaming]")
+        await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
         assert len(page.sessions) == 1
 
 
@@ -321,7 +321,7 @@ async def test_a_cold_model_is_waited_for_and_said(visit):
         await page.click("#start")
         await page.wait_for_selector("body[data-state=warming]")
         assert "Tiny is loading." in await page.inner_text("#wait")
-        await page.wait_for_selector("body[data-state=connected], body[data-state=streaming]")
+        await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
 
 
 async def test_a_refusal_for_good_is_told_in_the_servers_words(visit):
