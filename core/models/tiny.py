@@ -72,9 +72,9 @@ class Look:
     base: Tensor
     """what is corrected, [B, 4L, 3, H, W]"""
     hint: Tensor
-    """a second look at y less `base`, or 0"""
+    """a second look at y; `base` where there is none"""
     noisy: Tensor
-    """the noisy frames less `base`"""
+    """the noisy frames"""
     mask: Tensor
     """1 where y holds the pixel itself, [B, 1, H, W]"""
     task: Tensor
@@ -121,20 +121,17 @@ class TinyDenoiser(nn.Module):
         B, _, _, H, W = noisy.shape
         if condition is None:
             mask = torch.zeros(B, 1, H, W, device=z.device)
-            zero = torch.zeros_like(noisy)
-            return Look(noisy, zero, zero, mask, torch.zeros(B, dtype=torch.long, device=z.device))
+            return Look(noisy, noisy, noisy, mask, torch.zeros(B, dtype=torch.long, device=z.device))
         op = condition.operator
         base, hint = slots(condition.x_init)[None], slots(op.hint(condition.y))[None]
         task = torch.tensor([TASKS.index(op.kind)], device=z.device)  # type: ignore[attr-defined]
-        return Look(base, hint - base, noisy - base, op.reliability(H, W).to(z), task)
+        return Look(base, hint, noisy, op.reliability(H, W).to(z), task)
 
     def restore(self, look: Look, t: Tensor, cache: TinyCache) -> Tensor:
         """The restored slots [B, 4L, 3, H, W]; `t` [B] or [1]."""
         B, T, _, H, W = look.base.shape
         e = self.time(wave(t).to(look.base)) + self.task(look.task)  # [B, 128]
-        seen = torch.cat([look.base, look.hint, look.noisy], 2)
-        x = self.stem(patches(seen, 4)) + self.mask_stem(patches(look.mask[:, None], 4))  # [B, T, h4, w4, C]
-        x = F.leaky_relu(x, 0.1)
+        x = self.see(look)  # [B, T, h4, w4, C]
         for block in self.down_blocks:
             x = block(x, e, cache.frames)
         skip = x
@@ -155,7 +152,20 @@ class TinyDenoiser(nn.Module):
         for block in self.up_blocks:
             x = block(x, e, None)
         out = unpatch(self.out(x), 4)  # [B, T, 4, H, W]
-        return look.base + out[:, :, :3] + out[:, :, 3:] * look.hint
+        return look.base + out[:, :, :3] + out[:, :, 3:] * (look.hint - look.base)
+
+    def see(self, look: Look) -> Tensor:
+        """Features at 1/4 resolution: the stem looks at base, hint - base, noisy - base and the mask.
+
+        The differences are taken on the weights, and each part is laid out on its own: a third of the time.
+        """
+        of_base, of_hint, of_noisy = self.stem.weight.unflatten(1, (3, 48)).unbind(1)
+        x = F.linear(patches(look.base, 4), of_base - of_hint - of_noisy, self.stem.bias)
+        shape, flat = x.shape, x.flatten(0, -2)
+        for part, weight in ((look.hint, of_hint), (look.noisy, of_noisy)):
+            flat = torch.addmm(flat, patches(part, 4).flatten(0, -2), weight.T)
+        x = flat.view(shape) + self.mask_stem(patches(look.mask[:, None], 4))
+        return F.leaky_relu(x, 0.1)
 
     def update_cache(self, z: Tensor, cache: TinyCache) -> TinyCache:
         return self.remember(z[None], cache)
@@ -195,9 +205,13 @@ class ConvBlock(nn.Module):
 
     def update(self, x: Tensor, e: Tensor) -> Tensor:
         scale, shift = self.modulation(F.silu(e)).chunk(2, -1)  # [B, C]
-        frames = x.shape[1] if len(e) > 1 else x.shape[0] * x.shape[1]
-        scale, shift = (part.repeat_interleave(frames, 0)[:, :, None, None] for part in (scale, shift))
-        y = torch.addcmul(shift, self.first(channels_first(x)), 1 + scale)
+        first, weight, bias = self.first, self.first.weight, self.first.bias
+        if len(e) == 1:  # one stream: modulate the weights, not the features
+            gain = 1 + scale[0]
+            y = F.conv2d(channels_first(x), weight * gain[:, None, None, None], bias * gain + shift[0], padding=1)
+        else:
+            scale, shift = (part.repeat_interleave(x.shape[1], 0)[:, :, None, None] for part in (scale, shift))
+            y = torch.addcmul(shift, first(channels_first(x)), 1 + scale)
         return channels_last(self.second(F.leaky_relu_(y, 0.1)), x.shape[1])
 
 
@@ -269,7 +283,8 @@ class AttentionLayer(nn.Module):
         q, k = rotate(q, start, window), rotate(k, start, window)
         if past is not None:
             k, v = torch.cat([past[0], k], 3), torch.cat([past[1], v], 3)
-        y = F.scaled_dot_product_attention(q.flatten(3, 4), k.flatten(3, 4), v.flatten(3, 4))
+        q, k, v = (part.flatten(3, 4).flatten(1, 2) for part in (q, k, v))  # 4-D, for the fused kernel
+        y = F.scaled_dot_product_attention(q, k, v).unflatten(1, (self.heads, -1))
         y = y.unflatten(3, (L, -1)).permute(0, 3, 2, 4, 1, 5).flatten(4)  # [B, L, n, tokens, C]
         merged = torch.zeros(B, L, h * w, C, dtype=x.dtype, device=x.device).index_add(2, index.flatten(), y.flatten(2, 3))
         count = torch.zeros(h * w, device=x.device).index_add(0, index.flatten(), torch.ones(index.numel(), device=x.device))

@@ -128,12 +128,11 @@ def look_at(samples: list[Sample], codec: TinyCodec, t: float, blind: bool) -> L
     noisy = codec.inverse((1 - t) * z + t * torch.randn_like(z)) / (1 - t)
     B, _, _, H, W = base.shape
     if blind:
-        zero = torch.zeros_like(noisy)
-        return Look(noisy, zero, zero, torch.zeros(B, 1, H, W), torch.zeros(B, dtype=torch.long))
-    hint = torch.stack([slots(s.hint) for s in samples]) - base
+        return Look(noisy, noisy, noisy, torch.zeros(B, 1, H, W), torch.zeros(B, dtype=torch.long))
+    hint = torch.stack([slots(s.hint) for s in samples])
     mask = torch.cat([s.operator.reliability(H, W) for s in samples])
     task = torch.tensor([TASKS.index(s.operator.kind) for s in samples])  # type: ignore[attr-defined]
-    return Look(base, hint, noisy - base, mask, task)
+    return Look(base, hint, noisy, mask, task)
 
 
 def consistent(x: Tensor, sample: Sample) -> Tensor:
