@@ -126,6 +126,7 @@ class KVCache:
     chunks: int = 0
 
     @classmethod
+    @torch.inference_mode()
     def empty(
         cls, spec: CacheSpec, height: int, width: int, device: torch.device | str, dtype: torch.dtype
     ) -> KVCache:
@@ -150,6 +151,7 @@ class KVCache:
         """What the stream's ring holds on its device."""
         return self.ring.kv.numel() * self.ring.kv.element_size()
 
+    @torch.inference_mode()
     def begin(self) -> Keys:
         """The keys for a pass over the next chunk. From here on, caches of earlier chunks are overwritten."""
         if self.chunks < self.ring.newest:

@@ -245,9 +245,9 @@ def split_log(count: int, dtype: torch.dtype) -> list[float]:
 
 def _floor(value: float, dtype: torch.dtype) -> float:
     """The largest number of `dtype` that is not above `value`."""
-    near = torch.tensor(value, dtype=dtype)
+    near = torch.tensor(value, dtype=dtype, device="cpu")
     if near.item() > value:
-        near = torch.nextafter(near, torch.tensor(-math.inf, dtype=dtype))
+        near = torch.nextafter(near, torch.full_like(near, -math.inf))
     return near.item()
 
 

@@ -27,8 +27,10 @@ STD = (2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
        3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160)  # fmt: skip
 """the latents' statistics, by which they are normalised for the denoiser"""
 
-PIXELS_AT_ONCE = 2**21
-"""how many pixels of one chunk are worked on at a time: it bounds the activations, and changes no result"""
+PIXELS_AT_ONCE = {"cpu": 2**16, "cuda": 2**21}
+"""How many pixels of a chunk are worked on at a time, by kind of device. It bounds the activations and changes no
+result. On a CPU it keeps them below the 32 MiB above which the C library asks the system for fresh pages each time.
+"""
 
 
 class WanVAEConfig(Config):
@@ -107,7 +109,9 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[T, C, H, W], channels_last in and out."""
         pixels = x.permute(0, 2, 3, 1)  # [T, H, W, C]
-        return F.rms_norm(pixels, pixels.shape[-1:], self.gamma.flatten(), eps=1e-12).permute(0, 3, 1, 2)
+        length = torch.linalg.vector_norm(pixels, dim=-1, keepdim=True, dtype=torch.float32).clamp_min_(1e-12)
+        scale = (len(self.gamma) ** 0.5 / length).to(x.dtype)
+        return (pixels * scale).mul_(self.gamma.flatten()).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):
@@ -257,7 +261,7 @@ class WanVAE(nn.Module):
         """Frames [T, 3, H, W] in [-1, 1] to normalised latents [L, C, H/8, W/8] in float32, and the next memory."""
         self._check_frames(x, memory)
         parts = []
-        for part in pieces(len(x), 0 if memory else 1, 4, x.shape[-2] * x.shape[-1]):
+        for part in pieces(len(x), 0 if memory else 1, 4, budget(x) // (x.shape[-2] * x.shape[-1])):
             past = Past(memory)
             parts.append(self.encoder(self._enter(x[part]), past))
             memory = past.memory()
@@ -273,7 +277,7 @@ class WanVAE(nn.Module):
         z = z.float() * self._statistic("std", z) + self._statistic("mean", z)
         z = pointwise(self.conv2, self._enter(z))
         parts = []
-        for part in pieces(len(z), 0, 1, 4 * 64 * z.shape[-2] * z.shape[-1]):
+        for part in pieces(len(z), 0, 1, budget(z) // (4 * 64 * z.shape[-2] * z.shape[-1])):
             past = Past(memory)
             parts.append(self.decoder(z[part], past).float())
             memory = past.memory()
@@ -305,12 +309,14 @@ class WanVAE(nn.Module):
             raise ValueError(f"expected {extra} + 4n frames {'later' if memory else 'first'}, found {len(x)}")
 
 
-def pieces(length: int, first: int, step: int, pixels: int) -> list[slice]:
-    """Cuts `length` frames into slices of a few `step`s each, after `first` odd ones, to stay in PIXELS_AT_ONCE.
+def budget(x: Tensor) -> int:
+    """How many pixels to work on at a time."""
+    return PIXELS_AT_ONCE.get(x.device.type, 2**21)
 
-    `pixels` is what one frame costs.
-    """
-    size = step * max(1, PIXELS_AT_ONCE // (pixels * step))
+
+def pieces(length: int, first: int, step: int, at_once: int) -> list[slice]:
+    """Cuts `length` frames, after `first` odd ones, into slices of whole `step`s of about `at_once` frames."""
+    size = step * max(1, at_once // step)
     edges = [0, *range(first + size, length, size), length]
     return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
