@@ -1,0 +1,161 @@
+"""`avis doctor`: what works on this machine, and what to do about what does not. Changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import av
+import psutil  # type: ignore[import-untyped]
+from rich.table import Table
+
+from core.bench import moving_scene
+from core.engine import Engine
+from core.errors import UsageError
+from core.models import MODELS, load
+from core.operators import SuperResolution
+from core.solver import SolverConfig
+from server.commands import options
+from server.vmaf import vmaf_ffmpeg
+
+State = Literal["ok", "note", "fault"]
+PACKAGES = ("torch", "numpy", "av", "aiortc", "aioice", "aiohttp", "pydantic")
+CODECS = (("libx264", "w"), ("libvpx", "w"), ("vp8", "r"), ("h264", "r"), ("png", "w"))
+ENOUGH_SHARED_MEMORY = 64 * 2**20
+"""bytes: the frames of several sessions on their way to the device process"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    name: str
+    state: State
+    words: str
+    """what was found, and for a note or a fault what to do"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="tiny", help="the model that is tried on one chunk (default: tiny)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    options.add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    options.check_json(args.json)
+    checks: tuple[Callable[[], list[Finding]], ...] = (
+        python, packages, processor, memory, codecs, network, evaluation, models, lambda: restoring(args),
+    )  # fmt: skip
+    findings = [finding for check in checks for finding in check()]
+    options.console(args.json).print(table(findings))
+    fit = all(finding.state != "fault" for finding in findings)
+    options.write_json({"ok": fit, "findings": [asdict(finding) for finding in findings]}, args.json)
+    return 0 if fit else 1
+
+
+def python() -> list[Finding]:
+    found = f"{platform.python_version()} on {platform.platform()}"
+    return [Finding("python", "ok" if sys.version_info >= (3, 11) else "fault", found)]
+
+
+def packages() -> list[Finding]:
+    found, missing = [], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    findings = [Finding("packages", "ok", ", ".join(found))]
+    if missing:
+        findings.append(Finding("packages", "fault", f"missing: {', '.join(missing)}; run make setup"))
+    return findings
+
+
+def processor() -> list[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    findings = [Finding("processor", "ok", f"{cores} cores, load {load_average:.1f}")]
+    if cores < 2:
+        findings.append(
+            Finding("processor", "note", "one core: expect fewer than 16 frames a second at 416x240")
+        )
+    if load_average > cores:
+        findings.append(Finding("processor", "note", "others keep it busy: live video will fall behind"))
+    return findings
+
+
+def memory() -> list[Finding]:
+    free = psutil.virtual_memory().available
+    findings = [Finding("memory", "ok" if free > 2**30 else "note", f"{free / 2**30:.1f} GiB free")]
+    if os.path.isdir("/dev/shm"):
+        shared = psutil.disk_usage("/dev/shm").free
+        state: State = "ok" if shared >= ENOUGH_SHARED_MEMORY else "fault"
+        advice = "" if state == "ok" else "; in a container, raise it with --shm-size=256m"
+        findings.append(Finding("shared memory", state, f"{shared / 2**20:.0f} MiB free{advice}"))
+    return findings
+
+
+def codecs() -> list[Finding]:
+    missing = [name for name, way in CODECS if not has_codec(name, way)]
+    if missing:
+        return [
+            Finding("codecs", "fault", f"FFmpeg in PyAV lacks {', '.join(missing)}; reinstall av from PyPI")
+        ]
+    return [Finding("codecs", "ok", ", ".join(dict.fromkeys(name for name, _ in CODECS)))]
+
+
+def has_codec(name: str, way: str) -> bool:
+    try:
+        av.Codec(name, "w" if way == "w" else "r")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
+
+
+def network() -> list[Finding]:
+    """Whether a UDP socket opens, which WebRTC needs."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+    except OSError as error:
+        return [Finding("network", "fault", f"no UDP socket can be opened: {error.strerror}")]
+    return [Finding("network", "ok", "UDP sockets open")]
+
+
+def evaluation() -> list[Finding]:
+    if vmaf_ffmpeg():
+        return [Finding("vmaf", "ok", "avis eval reports it")]
+    return [Finding("vmaf", "note", "avis eval leaves it out; pip install 'avis-server[eval]' brings it")]
+
+
+def models() -> list[Finding]:
+    return [Finding("model", "ok", f"{name}: {spec.summary}") for name, spec in MODELS.items()]
+
+
+def restoring(args: argparse.Namespace) -> list[Finding]:
+    """Loads a model and restores one small chunk with it."""
+    try:
+        model = load(args.model, "pretrained", args.device)
+    except (UsageError, FileNotFoundError) as error:
+        return [Finding("restoring", "fault", str(error))]
+    engine, operator = Engine(model), SuperResolution()
+    engine.open("doctor", operator, "simulate", 128, 128)
+    result = engine.step("doctor", moving_scene(9, 128, 128), operator, SolverConfig())
+    gain = f"{result.psnr_x_init:.1f} dB before the model, {result.psnr:.1f} dB after it"
+    words = f"{args.model} on {model.device}: a synthetic chunk, {gain}"
+    return [Finding("restoring", "ok", words)]
+
+
+def table(findings: list[Finding]) -> Table:
+    lines = Table(show_header=False, box=None)
+    colours = {"ok": "green", "note": "yellow", "fault": "red"}
+    for finding in findings:
+        lines.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.name, finding.words)
+    return lines
