@@ -118,7 +118,8 @@ class Solver:
         with stage("x_init"):
             x_init = least_squares(op, y, state.y_past, config.init_steps)  # Eq. 9
         if rung == "x_init":
-            return self._finish(y, x_init, x_init, False, state, config, stage)
+            skipped = self._skip(x_init, state, stage)
+            return self._finish(y, x_init, x_init, False, skipped, config, stage)
         with stage("encode"):
             z_init, encoder = self.codec.encode(x_init, state.encoder)
         condition = Condition(op, y, x_init, z_init) if config.condition else None
@@ -140,6 +141,16 @@ class Solver:
             cache = self.denoiser.update_cache(z, cache)  # Alg. 1, line 14
         after = replace(state, cache=cache, encoder=encoder, decoder=decoder, grounded=state.grounded or guided)
         return self._finish(y, x, x_init, guided, after, config, stage)
+
+    def _skip(self, x_init: Tensor, state: StreamState, stage: Stage) -> StreamState:
+        """The state when a chunk passes the model by: ungrounded, and with codec memories even at a stream's start."""
+        if state.encoder is not None:
+            return replace(state, grounded=False)
+        with stage("encode"):
+            z, encoder = self.codec.encode(x_init, None)
+        with stage("decode"):
+            _, decoder = self.codec.decode(z, None)
+        return replace(state, encoder=encoder, decoder=decoder, grounded=False)
 
     def is_guided(self, state: StreamState, config: SolverConfig, rung: Rung) -> bool:
         """Whether the next chunk is guided: when ungrounded, on the calendar, or when the residual asks."""

@@ -138,6 +138,14 @@ def test_the_rungs_each_drop_something(solver):
     assert state.index == 5
 
 
+def test_a_stream_may_open_on_x_init_and_the_next_chunk_is_guided(solver):
+    """It once left the codec without memory, so that the second chunk failed."""
+    op = SuperResolution()
+    out, _ = run(solver, op, measurements(op), rungs=["x_init", "full", "full"])
+    assert [r.guided for r in out] == [False, True, False]
+    assert [len(r.x) for r in out] == [9, 12, 12]
+
+
 def test_an_operator_change_grounds_the_next_chunk(solver):
     first, second = SuperResolution(), Inpainting()
     _, state = run(solver, first, measurements(first))
