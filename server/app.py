@@ -95,5 +95,7 @@ async def first_of(*tasks: asyncio.Task[object]) -> None:
 def serve(settings: Settings) -> None:
     """Runs the server until it is told to end."""
     logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    if settings.log_level == "info":
+        logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every candidate pair at this level
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_told(settings))
