@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from core.metrics import psnr
 from core.models.tiny import TASKS, Look, TinyCache, TinyDenoiser, slots
 from core.models.tiny_codec import TinyCodec
+from core.models.tiny_load import save
 from core.operators import (
     PAPER_OPERATORS,
     GaussianBlur,
@@ -290,6 +291,8 @@ def run(args: argparse.Namespace) -> int:
             torch.save(state, last.with_suffix(".new"))
             last.with_suffix(".new").replace(last)
         if progress == 1:
+            save(codec, ema, args.run / "tiny.npz")
+            print(f"weights: {args.run / 'tiny.npz'}; the package's are core/weights/tiny.npz")
             return 0
 
 
