@@ -36,29 +36,31 @@ class FrameSampler:
     """timestamp of slot 0"""
     _arrival: float = 0.0
     """arrival of the frame that anchored slot 0"""
-    _last: tuple[float, float, int] | None = None
-    """timestamp, arrival and slot of the last frame that was kept"""
+    _seen: tuple[float, float] | None = None
+    """timestamp and arrival of the frame before"""
+    _last: int = -1
+    """slot of the last frame that was kept"""
 
     def accept(self, timestamp: float, now: float) -> Sample:
         """Decides on the frame with `timestamp` that arrived at `now`."""
-        if self._last is None:
+        before, self._seen = self._seen, (timestamp, now)
+        if before is None:
             return self._anchor(timestamp, now, slot=0, gap=False)
-        last_timestamp, last_arrival, last_slot = self._last
-        elapsed = now - last_arrival
-        if abs((timestamp - last_timestamp) - elapsed) > self.tolerance + elapsed:
-            return self._anchor(timestamp, now, slot=last_slot + 1 + round(elapsed * self.fps), gap=True)
+        elapsed = now - before[1]
+        if abs((timestamp - before[0]) - elapsed) > self.tolerance + elapsed:
+            return self._anchor(timestamp, now, self._last + max(1, round(elapsed * self.fps)), gap=True)
         if (timestamp - self._source) - (now - self._arrival) > self.tolerance:
             return DROPPED
         slot = round((timestamp - self._source) * self.fps)
-        missing = slot - last_slot - 1
+        missing = slot - self._last - 1
         if missing < 0:
             return DROPPED
-        self._last = (timestamp, now, slot)
+        self._last = slot
         if missing > self.max_fill * self.fps:
             return Sample(slot, gap=True)
         return Sample(slot, repeats=missing)
 
     def _anchor(self, timestamp: float, now: float, slot: int, gap: bool) -> Sample:
         self._source, self._arrival = timestamp - slot / self.fps, now - slot / self.fps
-        self._last = (timestamp, now, slot)
+        self._last = slot
         return Sample(slot, gap=gap)

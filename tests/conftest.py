@@ -1,3 +1,4 @@
+import asyncio
 import gc
 import logging
 
@@ -9,10 +10,19 @@ def pytest_asyncio_loop_factories(config, item):
     return {"uvloop": uvloop.new_event_loop}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def imported_once():
+    """What the imports left on the heap is not looked at again after every test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
-def no_lost_task(caplog):
+def no_lost_task(request, caplog):
     """A task that dies unseen is only a log line to asyncio; here it fails the test."""
     yield
+    if not asyncio.iscoroutinefunction(getattr(request, "function", None)):
+        return
     gc.collect()
     records = caplog.get_records("call") + caplog.get_records("teardown")
     lost = [r.getMessage() for r in records if r.name == "asyncio" and r.levelno >= logging.ERROR]

@@ -1,4 +1,4 @@
-"""Real clients, a real device process and the real tiny model: what a user of the server sees, in one process tree."""
+"""Real clients, a real device process and the real tiny model: what a user of the server sees."""
 
 import asyncio
 import json
@@ -53,7 +53,9 @@ class Numbered(VideoStreamTrack):
         await asyncio.sleep(max(0, self.start + self.count / FPS - now))
         if self.readyState != "live":
             raise MediaStreamError
-        frame = VideoFrame.from_ndarray(drawn((self.first + self.count) % (1 << BITS)), format="rgb24").reformat(format="yuv420p")
+        frame = VideoFrame.from_ndarray(
+            drawn((self.first + self.count) % (1 << BITS)), format="rgb24"
+        ).reformat(format="yuv420p")
         frame.pts, frame.time_base = self.count * 90000 // FPS, Fraction(1, 90000)
         self.count += 1
         return frame
@@ -95,7 +97,7 @@ class Client:
 
     async def until(self, condition, seconds=30):
         async with asyncio.timeout(seconds):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.05)
 
     def reports(self):
@@ -235,7 +237,7 @@ async def test_sessions_outlive_their_device(server):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_told_server_ends_within_five_seconds_and_leaves_nothing(server, number):
-    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    before = shared_memory()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "server", "serve", "--port", "0", "--weights", "random"),
@@ -257,8 +259,12 @@ async def test_a_told_server_ends_within_five_seconds_and_leaves_nothing(server,
         await peer.until(lambda: any(m.get("event") == "closing" for m in peer.messages), 2)
         await peer.vanish()
     assert not [pid for pid in children if alive(pid)]
-    after = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    after = shared_memory()
     assert after <= before
+
+
+def shared_memory():
+    return set(os.listdir("/dev/shm"))
 
 
 def descendants(pid):

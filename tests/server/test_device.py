@@ -1,0 +1,103 @@
+import os
+
+import numpy as np
+import pytest
+
+from core.engine import Engine
+from core.models import load
+from core.operators import GaussianBlur, SuperResolution, TemporalAverage
+from core.solver import SolverConfig
+from server.device import Device, warm_up
+from server.frame_memory import FrameMemory
+from server.messages import Close, Done, Open, Ping, Refused, Step, Stepped, StreamSpec
+
+HEIGHT, WIDTH = 64, 96
+SPEC = StreamSpec(HEIGHT, WIDTH, "simulate", ("original", "restored"))
+SR = SuperResolution()
+BYTES = 12 * HEIGHT * WIDTH * 3
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine(load("tiny", weights="random", device="cpu"))
+
+
+@pytest.fixture
+def device(engine):
+    memories = {}
+    device = Device(engine, lambda: os.dup(memories["fd"]))
+    yield device, memories
+    for stream in ("a", "b"):
+        device.answer(Close(stream))
+
+
+def opened(device, memories, stream, operator=SR, spec=SPEC):
+    memory = FrameMemory.create(BYTES, 2 * BYTES)
+    memories["fd"] = memory.fd
+    return memory, device.answer(Open(stream, spec, operator, BYTES, 2 * BYTES))
+
+
+def stepped(device, memory, stream, frames, operator=SR, gap=False):
+    memory.write_input(list(frames))
+    return device.answer(Step(stream, frames.shape, operator, SolverConfig(num_steps=1), "full", gap))
+
+
+def pictures(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
+
+
+def test_a_chunk_goes_in_and_its_panels_come_out(device):
+    device, memories = device
+    memory, reply = opened(device, memories, "a")
+    assert reply == Done()
+    frames = pictures(9)
+    reply = stepped(device, memory, "a", frames)
+    assert isinstance(reply, Stepped)
+    assert reply.shape == (9, HEIGHT, 2 * WIDTH, 3)
+    assert reply.guided
+    assert reply.psnr is not None
+    assert {"x_init", "denoise", "prox", "decode", "transfer", "total"} <= reply.ms.keys()
+    assert reply.ms["total"] >= max(ms for stage, ms in reply.ms.items() if stage != "total")
+    assert (memory.read_output(reply.shape)[:, :, :WIDTH] == frames).all(), "the original panel is the input"
+    memory.close()
+
+
+def test_a_stream_that_is_opened_again_begins_anew(device):
+    device, memories = device
+    memory, _ = opened(device, memories, "a")
+    first = stepped(device, memory, "a", pictures(9))
+    memory.close()
+    memory, _ = opened(device, memories, "a")
+    again = stepped(device, memory, "a", pictures(9))
+    assert (again.shape, again.guided, again.residual) == (first.shape, first.guided, first.residual)
+    memory.close()
+
+
+def test_what_is_one_streams_fault_is_refused_and_the_others_go_on(device):
+    device, memories = device
+    memory, _ = opened(device, memories, "a")
+    other, _ = opened(device, memories, "b")
+    assert isinstance(stepped(device, memory, "a", pictures(12)), Refused), "a first chunk has 9 frames"
+    assert isinstance(stepped(device, memory, "nobody", pictures(9)), Refused)
+    _, reply = opened(device, memories, "a", spec=StreamSpec(50, 60, "simulate"))
+    assert isinstance(reply, Refused)
+    assert "multiple of 16" in reply.reason
+    _, reply = opened(device, memories, "a", GaussianBlur(sigma=1), StreamSpec(16, 96, "simulate"))
+    assert isinstance(reply, Refused)
+    assert isinstance(stepped(device, other, "b", pictures(9)), Stepped)
+    assert device.answer(Ping()) == Done()
+
+
+def test_a_gap_grounds_a_stream_whose_operator_remembers_and_no_other(device):
+    device, memories = device
+    for stream, operator in (("a", TemporalAverage()), ("b", SuperResolution())):
+        memory, _ = opened(device, memories, stream, operator)
+        guided = [stepped(device, memory, stream, pictures(9), operator).guided]
+        for gap in (False, True, False):
+            guided.append(stepped(device, memory, stream, pictures(12), operator, gap).guided)
+        assert guided == [True, False, operator.reach > 0, False]
+
+
+def test_warm_up_measures_a_later_chunk_and_leaves_no_stream(engine):
+    assert warm_up(engine, SolverConfig(num_steps=1), (WIDTH, HEIGHT)) > 0
+    assert warm_up(engine, SolverConfig(num_steps=1), (WIDTH, HEIGHT)) > 0

@@ -1,0 +1,322 @@
+import asyncio
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import VideoFrame
+
+from core.operators import GaussianBlur, SuperResolution, TemporalAverage
+from core.solver import SolverConfig
+from server.messages import Stepped
+from server.session import CHANNEL_BYTES, INBOX, Deadlines, Session, SessionConfig, SessionState, fit_size
+from server.settings import read_settings
+from server.worker import Restoration
+
+FPS = 16
+
+
+class Peer:
+    """Stands for a peer connection."""
+
+    def __init__(self):
+        self.closed = False
+
+    async def close(self):
+        self.closed = True
+
+    def counters(self):
+        return {}
+
+
+class Host:
+    """Stands for the server around a session: keeps its jobs, and restores them when told to."""
+
+    def __init__(self):
+        self.jobs, self.ended, self.serves, self.shed = [], [], True, []
+
+    def submit(self, session, job):
+        if not self.serves:
+            return None
+        self.jobs.append(job)
+        shed, self.shed = self.shed, []
+        return shed
+
+    def sized(self, session):
+        pass
+
+    def end(self, session_id, reason):
+        self.ended.append(reason)
+
+
+class Channel:
+    label, readyState, bufferedAmount = "report", "open", 0
+
+    def __init__(self):
+        self.sent = []
+
+    def send(self, text):
+        self.sent.append(json.loads(text))
+
+
+class Source(MediaStreamTrack):
+    kind = "video"
+
+    def __init__(self):
+        super().__init__()
+        self.frames = asyncio.Queue()
+
+    async def recv(self):
+        frame = await self.frames.get()
+        if frame is None:
+            raise MediaStreamError
+        return frame
+
+    def send(self, *numbers, width=64, height=64):
+        for number in numbers:
+            frame = VideoFrame.from_ndarray(
+                np.full((height, width, 3), number % 256, np.uint8), format="rgb24"
+            )
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            self.frames.put_nowait(frame)
+
+
+@pytest.fixture
+async def make():
+    sessions = []
+
+    def make(**config):
+        config = {"mode": "simulate", "size": "64x64", "operator": SuperResolution(), **config}
+        host, source, channel = Host(), Source(), Channel()
+        session = Session("s", SessionConfig(**config), read_settings(), Peer(), host)
+        session.on_channel(channel)
+        session.start(source)
+        sessions.append(session)
+        return session, host, source, channel
+
+    yield make
+    for session in sessions:
+        await session.close("the test is over")
+        assert session.pc.closed
+
+
+async def until(condition, seconds=10):
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+def restored(job, panels=1, rung="full"):
+    count, (height, width, _) = len(job.chunk.frames), job.chunk.frames[0].shape
+    pixels = np.concatenate([np.stack(job.chunk.frames)] * panels, axis=2)
+    now = asyncio.get_running_loop().time()
+    stepped = Stepped((count, height, width * panels, 3), job.opening, 0.25, 30.0, 28.0, {"total": 5.0})
+    return Restoration(stepped, pixels, rung, now, now)
+
+
+def levels(job):
+    """The numbers of a job's frames, which `Source` made their grey level."""
+    return [round(float(frame.mean())) for frame in job.chunk.frames]
+
+
+async def test_frames_become_chunks_of_nine_and_then_twelve_with_their_slots(make):
+    _, host, source, _ = make()
+    source.send(*range(33))
+    await until(lambda: len(host.jobs) == 3)
+    assert [len(job.chunk.frames) for job in host.jobs] == [9, 12, 12]
+    assert [job.opening for job in host.jobs] == [True, False, False]
+    assert [slot for job in host.jobs for slot in job.context.slots] == list(range(33))
+    assert host.jobs[1].context.timestamps[0] == pytest.approx(9 / FPS)
+    assert np.allclose(levels(host.jobs[2]), range(21, 33), atol=1)
+
+
+async def test_restored_frames_leave_in_order_and_the_report_comes_with_the_first(make):
+    session, host, source, channel = make()
+    source.send(*range(9))
+    await until(lambda: host.jobs)
+    session.on_restored(host.jobs[0], restored(host.jobs[0]))
+    frames = [await session.restored.recv() for _ in range(9)]
+    assert [round(frame.pts * FPS / 90000) for frame in frames] == list(range(9))
+    assert [frame.to_ndarray(format="rgb24").mean().round() for frame in frames] == pytest.approx(
+        range(9), abs=2
+    )
+    [report] = [message for message in channel.sent if "chunk" in message]
+    assert (report["chunk"], report["rung"], report["guided"], report["residual"]) == (0, "full", True, 0.25)
+    assert (report["psnr"], report["psnr_x_init"]) == (30.0, 28.0)
+    assert report["latency_ms"] > 0
+    assert session.report()["frames"]["out"] == 9
+
+
+async def test_incoming_frames_are_scaled_to_what_the_operator_measures(make):
+    _, host, source, _ = make(mode="incoming", size="128x96")
+    source.send(*range(9), width=100, height=60)
+    await until(lambda: host.jobs)
+    assert host.jobs[0].chunk.frames[0].shape == (24, 32, 3)
+
+
+async def test_a_change_applies_from_the_chunk_that_it_names_and_not_within_one(make):
+    session, host, source, _ = make()
+    source.send(*range(12))
+    await until(lambda: host.jobs and session._chunker.pending == 3)
+    number = session.change(session.wanted.model_copy(update={"operator": GaussianBlur(sigma=2.0)}))
+    assert number == 2
+    source.send(*range(12, 33))
+    await until(lambda: len(host.jobs) == 3)
+    assert [job.operator.kind for job in host.jobs] == ["super_resolution"] * 2 + ["gaussian_blur"]
+    assert session.change(session.wanted.model_copy(update={"solver": SolverConfig(num_steps=1)})) == 3
+
+
+async def test_an_interruption_within_a_chunk_starts_the_chunk_again(make):
+    session, host, source, _ = make(operator=TemporalAverage())
+    source.send(*range(12))
+    await until(lambda: host.jobs and session._chunker.pending == 3)
+    source.send(*range(100, 112))
+    await until(lambda: len(host.jobs) == 2)
+    assert np.allclose(levels(host.jobs[1]), range(100, 112), atol=1)
+    assert (host.jobs[1].chunk.index, len(host.jobs[1].chunk.frames)) == (1, 12)
+    assert session.figures.dropped["gap"] == 3
+    session.choose_rung(host.jobs[1], 0.0, lambda rung: 0.0)
+    assert host.jobs[1].context.gap
+
+
+async def test_a_chunk_after_a_shed_one_knows_of_the_gap_and_the_shed_one_passes(make):
+    session, host, source, _ = make()
+    source.send(*range(21))
+    await until(lambda: len(host.jobs) == 2)
+    host.shed = [host.jobs[1]]
+    source.send(*range(21, 33))
+    await until(lambda: len(host.jobs) == 3)
+    session.choose_rung(host.jobs[2], 0.0, lambda rung: 0.0)
+    assert host.jobs[2].context.gap
+    assert session.figures.shed == 1
+    await until(lambda: session.restored.playout.waiting == 12)
+
+
+async def test_frames_pass_at_the_restored_size_while_no_device_serves(make):
+    session, host, source, channel = make(mode="incoming", panels=["degraded", "restored"])
+    host.serves = False
+    source.send(*range(9))
+    frame = await session.restored.recv()
+    assert (frame.width, frame.height) == (128, 64)
+    assert channel.sent[-1]["rung"] == "passthrough"
+    assert channel.sent[-1]["residual"] is None
+
+
+async def test_after_the_device_was_lost_the_next_chunk_opens_a_stream(make):
+    session, host, source, _ = make()
+    source.send(*range(24))
+    await until(lambda: len(host.jobs) == 2 and session._chunker.pending == 3)
+    session.on_lost([host.jobs[1]])
+    source.send(*range(24, 33))
+    await until(lambda: len(host.jobs) == 3)
+    again = host.jobs[2]
+    assert (again.opening, len(again.chunk.frames), again.context.number) == (True, 9, 2)
+    assert again.context.slots == tuple(range(24, 33))
+
+
+async def test_an_opening_chunk_never_passes_the_device_by(make):
+    session, host, source, _ = make()
+    source.send(*range(21))
+    await until(lambda: len(host.jobs) == 2)
+    late = host.jobs[0].deadline + 1
+    assert session.choose_rung(host.jobs[0], late, lambda rung: 1.0) == "x_init"
+    assert session.choose_rung(host.jobs[1], late + 1, lambda rung: 1.0) == "passthrough"
+
+
+async def test_a_slow_data_channel_costs_reports_and_not_memory(make):
+    session, _, _, channel = make()
+    channel.bufferedAmount = CHANNEL_BYTES + 1
+    session.tell({"chunk": 1})
+    assert channel.sent == []
+    assert session.figures.reports_dropped == 1
+
+
+async def test_the_end_of_the_video_and_of_the_connection_end_the_session(make):
+    session, host, source, _ = make()
+    source.frames.put_nowait(None)
+    await until(lambda: host.ended == ["the client ended its video"])
+    session.on_connection("failed")
+    assert host.ended[-1] == "the peer connection is failed"
+
+
+async def test_a_closed_session_says_why_and_leaves_no_task(make):
+    before = asyncio.all_tasks()
+    session, _, source, channel = make()
+    source.send(*range(12))
+    await asyncio.sleep(0.05)
+    await session.close("enough")
+    assert channel.sent[-1] == {"event": "closing", "reason": "enough"}
+    assert session.state is SessionState.CLOSED
+    assert asyncio.all_tasks() == before
+    with pytest.raises(MediaStreamError):
+        await session.restored.recv()
+
+
+async def test_a_fault_in_a_session_ends_that_session_and_is_logged(make, caplog):
+    session, host, source, _ = make()
+    session._convert = None
+    source.send(0)
+    await until(lambda: host.ended)
+    assert "internal error" in host.ended[0]
+    assert "session s failed" in caplog.text
+
+
+async def test_frames_are_bounded_when_conversion_stalls(make):
+    session, _, source, _ = make()
+    gate = asyncio.Event()
+
+    async def stall(picture):
+        await gate.wait()
+        return np.zeros((64, 64, 3), np.uint8)
+
+    session._convert = stall
+    session._settings = read_settings(idle_pause=0.5)
+    source.send(*range(30))
+    await until(lambda: session.figures.frames_in == 30)
+    assert len(session._inbox) == INBOX + FPS // 2
+    assert session.figures.dropped["overrun"] == 30 - len(session._inbox) - 1
+
+
+DEADLINES = Deadlines(connect=15, first_frame=5, idle=10, most=0)
+
+
+@pytest.mark.parametrize(
+    "now, connected, last_frame, word",
+    [
+        (14, None, None, None),
+        (16, None, None, "connection"),
+        (16, 12, None, None),
+        (18, 12, None, "no video within 5 s"),
+        (100, 12, 95, None),
+        (106, 12, 95, "no video for 10 s"),
+    ],
+)
+def test_a_session_waits_so_long_and_no_longer(now, connected, last_frame, word):
+    reason = DEADLINES.expired(now, 0, connected, last_frame)
+    assert reason is None if word is None else word in reason
+
+
+def test_a_session_may_be_given_a_longest_time():
+    deadlines = Deadlines(15, 5, 10, most=60)
+    assert "60 s" in deadlines.expired(61, 0, 1, 61)
+
+
+@pytest.mark.parametrize(
+    "operator, mode, source, restored",
+    [
+        (SuperResolution(), "incoming", (208, 120), (832, 480)),
+        (SuperResolution(), "incoming", (640, 480), (720, 544)),
+        (SuperResolution(), "simulate", (640, 480), (640, 480)),
+        (GaussianBlur(sigma=3.0), "incoming", (641, 361), (640, 352)),
+        (GaussianBlur(sigma=3.0), "incoming", (1920, 1080), (832, 464)),
+        (SuperResolution(), "incoming", (10, 10), (64, 64)),
+    ],
+)
+def test_the_default_size_fits_the_first_frame_within_the_limits(operator, mode, source, restored):
+    config = SessionConfig(operator=operator, mode=mode)
+    width, height = fit_size(config, *source, read_settings())
+    assert (width % 16, height % 16) == (0, 0)
+    assert width * height <= 832 * 480
+    assert (width, height) == restored
