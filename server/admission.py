@@ -115,6 +115,8 @@ class Admission:
     _slowness: float = 1.0
     """how much slower chunks are now than then: a busy machine, a hot card"""
     _measured_at: float = float("-inf")
+    _busy_since: float = float("-inf")
+    """when the first of the open sessions came"""
     _open: dict[str, _Open] = field(default_factory=dict)
     _lifetimes: list[float] = field(default_factory=list)
 
@@ -156,18 +158,30 @@ class Admission:
             return self._slowness
         return float(1 + (self._slowness - 1) * 0.5 ** (silence / self.config.memory_of_slowness))
 
+    def _pace(self, now: float) -> float:
+        """The slowness that rungs are chosen by. It falls while sessions are open and nothing is measured.
+
+        So a device that was measured too slow for anything is tried again, and not passed by for ever.
+        """
+        silence = now - max(self._measured_at, self._busy_since) - self.config.memory_of_slowness
+        if not self._open or silence <= 0:
+            return self.slowness(now)
+        return self.slowness(now) * float(0.5 ** (silence / self.config.memory_of_slowness))
+
     def cost(self, now: float, workload: Workload, rung: Rung = "full", guided: bool = False) -> float:
         """Seconds that one chunk on `rung` takes at `now`; 0 for a model of which nothing was measured."""
-        return self._base(workload, rung, guided) * self.slowness(now)
+        return self._base(workload, rung, guided) * self._pace(now)
 
     def mean_cost(self, now: float, workload: Workload, rung: Rung = "full") -> float:
         """Seconds per chunk on `rung`, the guided ones averaged in."""
-        return self._mean_base(workload, rung) * self.slowness(now)
+        return self._mean_base(workload, rung) * self._pace(now)
 
     def open(self, session_id: str, workload: Workload, now: float, session_bytes: int = 0) -> None:
         """Counts a session that was admitted."""
         if session_id in self._open:
             raise ValueError(f"session {session_id} is open already")
+        if not self._open:
+            self._busy_since = now
         self._open[session_id] = _Open(workload, session_bytes, now)
 
     def close(self, session_id: str, now: float) -> None:
@@ -187,7 +201,7 @@ class Admission:
     def load(self, now: float) -> float:
         """Fraction of the device's time that the open sessions take on the rungs they are on."""
         base = sum(self._mean_base(s.workload, s.rung) / s.workload.period for s in self._open.values())
-        return base * self.slowness(now)
+        return base * self._pace(now)
 
     def room(self, session_id: str, rung: Rung, now: float) -> bool:
         """Whether the device still has its reserve with this session on `rung` and the others as they are."""
@@ -206,7 +220,7 @@ class Admission:
         The first session is never refused for its cost: on a slow device its ladder answers.
         """
         sessions = [s.workload for s in self._open.values()] + [workload]
-        load = sum(self.mean_cost(now, w) / w.period for w in sessions)
+        load = sum(self._mean_base(w, "full") / w.period for w in sessions) * self.slowness(now)
         reason = self._no_place(session_bytes)
         if reason is None and self._open:
             reason = self._no_time(now, sessions, load)
@@ -231,9 +245,10 @@ class Admission:
         """Tests the long run, and the moment when the chunks of all come at once, one of them guided."""
         if load > 1 - self.config.reserve:
             return f"the device would be {load:.0%} busy, at most {1 - self.config.reserve:.0%} is given out"
-        plain = [self.cost(now, w) for w in sessions]
-        guided = [self.cost(now, w, guided=True) for w in sessions]
-        at_once = sum(plain) + max(g - p for g, p in zip(guided, plain, strict=True))
+        plain = [self._base(w, "full", False) for w in sessions]
+        guided = [self._base(w, "full", True) for w in sessions]
+        extra = max(g - p for g, p in zip(guided, plain, strict=True))
+        at_once = (sum(plain) + extra) * self.slowness(now)
         budget = min(w.budget for w in sessions)
         if at_once > budget:
             return f"chunks that come at once would take {at_once:.2f} s, the budget is {budget:.2f} s"

@@ -129,6 +129,19 @@ def test_a_device_of_which_nothing_is_heard_is_trusted_again():
     assert admission.slowness(15.0 + 20.0) < 1.2
 
 
+def test_a_device_that_nothing_dares_to_use_is_tried_again():
+    """Warm-up on a busy machine took 16 s for a chunk: every session passed the device by for ever."""
+    admission = device(16.0)
+    admission.open("a", SMALL, 100.0)
+    admission.set_rung("a", "passthrough")
+    assert not admission.room("a", "x_init", 101.0)
+    assert admission.room("a", "x_init", 112.0)
+    assert admission.cost(112.0, SMALL, "x_init") < 0.5
+    admission.measure(112.0, SMALL, 3.0, "x_init", guided=True)
+    assert not admission.room("a", "x_init", 112.1), "it is as slow as it was"
+    assert isinstance(admission.decide(SMALL, 130.0), Refuse), "no new session is let in on a hope"
+
+
 def test_passthrough_tells_nothing_about_the_device():
     admission = device(0.1)
     admission.measure(0.0, SMALL, 0.0, rung="passthrough")

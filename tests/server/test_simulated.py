@@ -101,6 +101,20 @@ def test_a_slow_device_still_restores_what_it_can():
     assert rungs.count("x_init") > 0.5 * len(rungs)
 
 
+def test_a_device_that_was_slow_only_while_it_warmed_up_comes_to_full_quality():
+    simulation = Simulation([SimulatedDevice(seconds=0.1, jitter=0.1)], clients(2), seed=3)
+    begin = simulation._begin
+
+    def begin_slowly():
+        begin()
+        for workload in {client.workload for client in simulation.clients}:
+            simulation.devices[0].admission.calibrate(workload, 16.0)
+
+    simulation._begin = begin_slowly
+    record = simulation.run(60)[0]
+    assert record.rung_at(60) == "full"
+
+
 def test_sessions_beyond_what_the_device_carries_are_refused_and_the_rest_keep_full_quality():
     records = Simulation([SimulatedDevice(seconds=0.05, jitter=0.1)], clients(40)).run(120)
     admitted = [record for record in records if record.refused is None]
