@@ -61,9 +61,7 @@ class Engine:
         self.solver = Solver(model.codec, model.denoiser, model.num_steps)
         self._streams: dict[str, _Stream] = {}
 
-    def open(
-        self, stream_id: str, operator: Operator, mode: Mode, height: int, width: int, seed: int = 0
-    ) -> None:
+    def open(self, stream_id: str, operator: Operator, mode: Mode, height: int, width: int, seed: int = 0) -> None:
         """Opens a stream of `height` x `width` restored pixels, both multiples of 16.
 
         Raises ValueError for a size the model or the operator cannot take, or for an id that is open.

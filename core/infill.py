@@ -75,7 +75,8 @@ def plan_infill(known: Tensor) -> Infill:
         [kriging(part, ok) for part, ok in zip(chosen.split(8192), valid.split(8192), strict=True)]
         or [torch.zeros(0, NEIGHBOURS)]
     )
-    neighbours = (rows[:, None] + chosen[..., 0]).clamp(0, H - 1) * W + (columns[:, None] + chosen[..., 1]).clamp(0, W - 1)
+    chosen_rows = (rows[:, None] + chosen[..., 0]).clamp(0, H - 1)
+    neighbours = chosen_rows * W + (columns[:, None] + chosen[..., 1]).clamp(0, W - 1)
     row_neighbours, row_weights = along_rows(known, rows, columns)
     alone = row_weights.sum(1, keepdim=True) == 0  # no known pixel near in the row
     row_neighbours = torch.where(alone, neighbours, F.pad(row_neighbours, (0, NEIGHBOURS - row_neighbours.shape[1])))
@@ -103,7 +104,7 @@ def offsets() -> Tensor:
 
 
 def kriging(points: Tensor, valid: Tensor) -> Tensor:
-    """Ordinary kriging weights [N, K] of the points [N, K, 2] around the origin; rows sum to one, invalid ones are 0."""
+    """Ordinary kriging weights [N, K] of the points [N, K, 2] around the origin; rows sum to one, invalid are 0."""
     N, K, _ = points.shape
     at = points.double()
     pairs = (at[:, :, None] - at[:, None]).square().sum(-1) ** (ROUGHNESS / 2)  # [N, K, K]
@@ -115,7 +116,8 @@ def kriging(points: Tensor, valid: Tensor) -> Tensor:
     right = torch.zeros(N, K + 1, 1, dtype=torch.float64)
     right[:, :K, 0] = torch.where(valid, at.square().sum(-1) ** (ROUGHNESS / 2), 0)
     right[:, K, 0] = 1
-    return torch.linalg.solve(system, right)[:, :K, 0].float() * valid
+    weights: Tensor = torch.linalg.solve(system, right)[:, :K, 0].float()
+    return weights * valid
 
 
 def push_pull(x: Tensor, known: Tensor) -> Tensor:

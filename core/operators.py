@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import av
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.config import Config
+from core.constants import constant
 from core.infill import Infill, plan_infill
 from core.temporal import deconvolve, window_matrix
 
@@ -54,7 +55,7 @@ class LinearOperator(Config):
         return height, width
 
     def prepare(self, height: int, width: int) -> None:
-        """Checks the size and computes what a stream of this size needs once. Raises ValueError for a size that does not fit."""
+        """Computes what a stream of this size needs once. Raises ValueError for a size that does not fit."""
 
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         """y = A(x) + n (Eq. 1)."""
@@ -371,32 +372,33 @@ def causal_mean(x: Tensor, past: Tensor | None, window: int) -> Tensor:
     return mix(window_matrix(preceding, len(x), window), frames)
 
 
-@lru_cache(maxsize=64)
+@constant(64)
 def temporal_gain(preceding: int, frames: int, window: int, gamma: float) -> Tensor:
     """W^T (W W^T + I / gamma)^-1 of the window matrix W: the prox of a temporal mean is one matrix."""
     W = window_matrix(preceding, frames, window)[:, preceding:].double()
-    return (W.T @ torch.linalg.inv(W @ W.T + torch.eye(frames, dtype=torch.float64) / gamma)).float()
+    inverse: Tensor = torch.linalg.inv(W @ W.T + torch.eye(frames, dtype=torch.float64) / gamma)
+    return (W.T @ inverse).float()
 
 
-@lru_cache(maxsize=16)
+@constant(16)
 def random_mask(height: int, width: int, keep: float, seed: int) -> Tensor:
     """[1, 1, H, W] of 0 and 1; each pixel is 1 with probability `keep`."""
     rng = torch.Generator().manual_seed(seed)
     return (torch.rand(1, 1, height, width, generator=rng) < keep).float()
 
 
-@lru_cache(maxsize=16)
+@constant(16)
 def _random_infill(height: int, width: int, keep: float, seed: int) -> Infill:
     return plan_infill(random_mask(height, width, keep, seed)[0, 0].bool())
 
 
-@lru_cache(maxsize=16)
+@constant(16)
 def _drawn_mask(png: str, height: int, width: int) -> Tensor:
     picture = torch.from_numpy(read_mask(png).reformat(format="gray").to_ndarray()).float()
     return F.interpolate((picture >= 128).float()[None, None], size=(height, width), mode="nearest")
 
 
-@lru_cache(maxsize=16)
+@constant(16)
 def _drawn_infill(png: str, height: int, width: int) -> Infill:
     return plan_infill(_drawn_mask(png, height, width)[0, 0].bool())
 
@@ -404,7 +406,7 @@ def _drawn_infill(png: str, height: int, width: int) -> Infill:
 def read_mask(png: str) -> av.VideoFrame:
     """The picture in a base64 PNG. Raises ValueError when it is none, or larger than 4096 pixels each way."""
     try:
-        with av.open(io.BytesIO(base64.b64decode(png, validate=True)), format="png_pipe") as container:
+        with av.open(io.BytesIO(base64.b64decode(png, validate=True)), "r", format="png_pipe") as container:
             frame = next(container.decode(video=0))
     except (ValueError, FFmpegError, StopIteration, IndexError) as error:
         raise ValueError(f"a mask must be a PNG picture in base64, and this is not: {error}") from error
@@ -417,10 +419,10 @@ PICTURE_POWER = 7e-4
 """Prior power of natural pictures at one cycle a pixel, per orthonormal coefficient; fitted on the training clips."""
 
 
-class BlurSVD(Config):
+@dataclass(frozen=True)
+class BlurSVD:
     """M = U diag(values) V^T of a one-dimensional blur, without the part that holds only noise."""
 
-    model_config = {"arbitrary_types_allowed": True}
     matrix: Tensor
     U: Tensor
     values: Tensor
@@ -429,7 +431,7 @@ class BlurSVD(Config):
     """of each right singular vector, in cycles a pixel"""
 
 
-@lru_cache(maxsize=32)
+@constant(32)
 def blur_svd(size: int, sigma: float) -> BlurSVD:
     M = blur_matrix(size, sigma)
     U, values, Vh = torch.linalg.svd(M)
@@ -444,7 +446,7 @@ def blur_svd(size: int, sigma: float) -> BlurSVD:
 def blur_matrix(size: int, sigma: float, radius: int = 30) -> Tensor:
     """The blur of a line of `size` pixels as a matrix, float64; taps beyond four sigma are zero (SciPy's rule)."""
     offsets = torch.arange(-radius, radius + 1)
-    taps = torch.exp(-offsets.double() ** 2 / (2 * sigma**2))
+    taps = torch.exp(-(offsets.double() ** 2) / (2 * sigma**2))
     taps[offsets.abs() > int(4 * sigma + 0.5)] = 0
     taps /= taps.sum()
     M = torch.zeros(size, size, dtype=torch.float64)

@@ -36,9 +36,7 @@ def least_squares(op: LinearOperator, y: Tensor, y_past: Tensor | None, steps: i
     return x.clamp(-1, 1)
 
 
-def prox_l2(
-    op: LinearOperator, x: Tensor, y: Tensor, past: Tensor | None, gamma: float, steps: int
-) -> Tensor:
+def prox_l2(op: LinearOperator, x: Tensor, y: Tensor, past: Tensor | None, gamma: float, steps: int) -> Tensor:
     """argmin_u gamma/2 |y - A u|^2 + 1/2 |u - x|^2 (Eq. 7), with A scaled to norm 1.
 
     `past` are the restored frames before the chunk that A mixes in, None at the start of a stream.

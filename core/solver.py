@@ -1,4 +1,4 @@
-"""AVIS and AVIS Flash: Algorithm 1 of the paper, one chunk at a time. Stateless: a stream's state goes in and comes out."""
+"""AVIS and AVIS Flash: Algorithm 1 of the paper, one chunk at a time. A stream's state goes in and comes out."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class SolverConfig(Config):
     num_steps: int = Field(0, ge=0, le=8)
     """denoising steps per chunk, K; 0 takes the model's own number"""
     reinject_every: int = Field(7, ge=0)
-    """guide every n-th chunk: 0 guides the first only (AVIS Flash), 1 guides all (AVIS), 7 is the paper's long-video setting"""
+    """guide every n-th chunk: 0 the first only (AVIS Flash), 1 all (AVIS), 7 is the paper's long-video setting"""
     reinject_residual: float = Field(0.0, ge=0)
-    """also guide a chunk when the residual of the last one exceeded this multiple of the last guided one's; 0 never does"""
+    """also guide a chunk when the last residual exceeded this multiple of the last guided chunk's; 0 never does"""
     gamma: float = Field(1.0, gt=0)
     """strength of measurement consistency in a guided chunk (Eq. 7), for an operator of norm 1"""
     init_steps: int = Field(5, ge=0, le=100)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from core.constants import constant
 
 MOTION_LEVELS = (3e-4, 3e-3, 3e-2, 3e-1)
 """Prior variances of a pixel's change, one filter each; a pixel lies between two of them."""
@@ -16,7 +16,7 @@ CAUTION = 0.5
 """how much of a pixel's measured change the prior believes; this and CORRELATION are tuned on the training clips"""
 
 
-@lru_cache(maxsize=64)
+@constant(64)
 def window_matrix(preceding: int, frames: int, window: int) -> Tensor:
     """[frames, preceding + frames]: each row averages the `window` frames up to its own, or as many as there are."""
     last = torch.arange(frames)[:, None] + preceding
@@ -62,7 +62,7 @@ def strongest(x: Tensor, radius: int) -> Tensor:
     return result
 
 
-@lru_cache(maxsize=256)
+@constant(256)
 def wiener(preceding: int, frames: int, window: int, lookback: int, level: float, noise: float) -> Tensor:
     """The linear estimate [frames, preceding + frames] of the last `frames` x from all means y.
 
@@ -75,4 +75,5 @@ def wiener(preceding: int, frames: int, window: int, lookback: int, level: float
     index = torch.arange(hidden + total).double()
     C = 1 + level * CORRELATION ** (index[:, None] - index[None]).abs()
     S = W @ C @ W.T + noise**2 * torch.eye(total, dtype=torch.float64)
-    return (C[-frames:] @ W.T @ torch.linalg.inv(S)).float()
+    inverse: Tensor = torch.linalg.inv(S)
+    return (C[-frames:] @ W.T @ inverse).float()

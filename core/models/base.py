@@ -50,5 +50,5 @@ class Denoiser(Protocol):
         ...
 
     def update_cache(self, z: Tensor, cache: Any) -> Any:
-        """The cache with the clean latents z appended (Alg. 1, line 14). The old one stays valid until the new is used."""
+        """The cache with the clean latents z appended (Alg. 1, line 14); the old one stays valid until then."""
         ...

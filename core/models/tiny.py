@@ -111,7 +111,7 @@ class TinyDenoiser(nn.Module):
     def new_cache(self, height: int, width: int) -> TinyCache:
         return TinyCache(0)
 
-    def __call__(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Tensor:  # type: ignore[override]
+    def __call__(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Tensor:
         """The clean estimate of z [L, 768, h, w] at time `t` in [0, 1)."""
         look = self.look(z, t, condition)
         return self.transform(self.restore(look, torch.tensor([t]), cache))[0]
@@ -129,7 +129,6 @@ class TinyDenoiser(nn.Module):
 
     def restore(self, look: Look, t: Tensor, cache: TinyCache) -> Tensor:
         """The restored slots [B, 4L, 3, H, W]; `t` [B] or [1]."""
-        B, T, _, H, W = look.base.shape
         e = self.time(wave(t).to(look.base)) + self.task(look.task)  # [B, 128]
         x = self.see(look)  # [B, T, h4, w4, C]
         for block in self.down_blocks:
@@ -172,7 +171,7 @@ class TinyDenoiser(nn.Module):
 
     def remember(self, z: Tensor, cache: TinyCache) -> TinyCache:
         """The cache after clean latents z [B, L, 768, h, w]. Keeps the last `context` latents."""
-        B, L = z.shape[:2]
+        L = z.shape[1]
         tokens = self.context(fold(pad_even(z.permute(0, 1, 3, 4, 2))))
         tokens = tokens + self.context_mlp(tokens)
         kept = slice(-self.config.context, None)
@@ -224,7 +223,7 @@ class ShiftBlock(ConvBlock):
 
 def shifted(x: Tensor, before: Tensor | None) -> Tensor:
     """[B, T, H, W, C] with MEMORY channels from earlier frames (`before` the chunk) and FUTURE from later ones."""
-    B, T, H, W, C = x.shape
+    B, T, H, W, _ = x.shape
     past = x[:, :1, ..., : sum(MEMORY)].expand(B, 4, H, W, sum(MEMORY)) if before is None else before
     past = torch.cat([past, x[..., : sum(MEMORY)]], 1)  # [B, 4 + T, ...]
     a, b, _ = MEMORY
@@ -254,7 +253,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(self.norm(x)), approximate="tanh"))  # type: ignore[no-any-return]
+        return self.down(F.gelu(self.up(self.norm(x)), approximate="tanh"))
 
 
 class AttentionLayer(nn.Module):
@@ -275,27 +274,29 @@ class AttentionLayer(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, x: Tensor, e: Tensor, start: int, past: tuple[Tensor, Tensor] | None, window: int) -> Tensor:
-        B, L, h, w, C = x.shape
+        L, h, w = x.shape[1:4]
         scale, shift = (part[:, None, None, None] for part in self.modulation(F.silu(e)).chunk(2, -1))
         index = windows(h, w, window, x.device)
         q, k, v = self.qkv(self.norm(x) * (1 + scale) + shift).chunk(3, -1)
         q, k, v = (self.split(part, index) for part in (q, k, v))  # [B, heads, n, L, tokens, d]
-        q, k = rotate(q, start, window), rotate(k, start, window)
+        q, k = rotate(q, start), rotate(k, start)
         if past is not None:
             k, v = torch.cat([past[0], k], 3), torch.cat([past[1], v], 3)
         q, k, v = (part.flatten(3, 4).flatten(1, 2) for part in (q, k, v))  # 4-D, for the fused kernel
         y = F.scaled_dot_product_attention(q, k, v).unflatten(1, (self.heads, -1))
         y = y.unflatten(3, (L, -1)).permute(0, 3, 2, 4, 1, 5).flatten(4)  # [B, L, n, tokens, C]
-        merged = torch.zeros(B, L, h * w, C, dtype=x.dtype, device=x.device).index_add(2, index.flatten(), y.flatten(2, 3))
-        count = torch.zeros(h * w, device=x.device).index_add(0, index.flatten(), torch.ones(index.numel(), device=x.device))
+        merged = torch.zeros_like(x).flatten(2, 3).index_add(2, index.flatten(), y.flatten(2, 3))
+        count = torch.zeros(h * w, device=x.device).index_add(
+            0, index.flatten(), torch.ones(index.numel(), device=x.device)
+        )
         x = x + self.proj(merged / count[:, None]).view_as(x)
-        return x + self.mlp(x)  # type: ignore[no-any-return]
+        return x + self.mlp(x)
 
     def keys_values(self, tokens: Tensor, start: int, window: int) -> tuple[Tensor, Tensor]:
         """Of clean context tokens [B, L, h, w, C] whose first latent is number `start`: [B, heads, n, L, tokens, d]."""
-        index = windows(*tokens.shape[2:4], window, tokens.device)
+        index = windows(tokens.shape[2], tokens.shape[3], window, tokens.device)
         k, v = self.context_kv(self.context_norm(tokens)).chunk(2, -1)
-        return rotate(self.split(k, index), start, window), self.split(v, index)
+        return rotate(self.split(k, index), start), self.split(v, index)
 
     def split(self, x: Tensor, index: Tensor) -> Tensor:
         """[B, L, h, w, C] to [B, heads, windows, L, tokens, d]."""
@@ -316,10 +317,11 @@ def windows(height: int, width: int, window: int, device: torch.device) -> Tenso
     return (rows * width + columns).flatten(2).flatten(0, 1).to(device)
 
 
-def rotate(x: Tensor, start: int, window: int) -> Tensor:
-    """RoPE over time alone, for latents `start`, `start` + 1, ... [B, heads, n, L, tokens, d]. Unbounded: angles in float64.
+def rotate(x: Tensor, start: int) -> Tensor:
+    """RoPE over time alone, for latents `start`, `start` + 1, ... [B, heads, n, L, tokens, d].
 
-    Place in the window is left to the convolutions around; attention matches by content and age.
+    Unbounded, with angles in float64. Place in the window is left to the convolutions around; attention matches by
+    content and age.
     """
     L, half = x.shape[3], x.shape[-1] // 2
     speed = 64.0 ** (-torch.arange(half, dtype=torch.float64, device=x.device) / half)

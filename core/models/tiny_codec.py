@@ -1,9 +1,9 @@
 """The tiny model's video codec: an orthonormal block transform of 4 x 8 x 8 pixels, half-whitened. Loses nothing.
 
-A discrete cosine transform over time and space and an opponent transform over colour turn each block of 4 frames x 8 x 8
-pixels into 768 coefficients; each is divided by the square root of its standard deviation in natural video, so that
-noise of time t disturbs every frequency in proportion and not the fine ones alone. The first latent of a stream holds
-one frame, as if it stood still for four.
+A discrete cosine transform over time and space and an opponent transform over colour turn each block of 4 frames x
+8 x 8 pixels into 768 coefficients; each is divided by the square root of its standard deviation in natural
+video, so that noise of time t disturbs every frequency in proportion and not the fine ones alone. The first latent
+of a stream holds one frame, as if it stood still for four.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class TinyCodec(nn.Module):
         Raises ValueError for another T or a size that is no multiple of 8.
         """
         T, _, H, W = x.shape
-        if (T % STRIDE) != (1 if memory is None else 0) or H % BLOCK or W % BLOCK:
+        if (1 if memory is None else 0) != (T % STRIDE) or H % BLOCK or W % BLOCK:
             first = "1 + 4k frames" if memory is None else "4k frames"
             raise ValueError(f"expected {first} of a size that is a multiple of 8, found {tuple(x.shape)}")
         return self.transform(x if memory is not None else still_start(x)), True

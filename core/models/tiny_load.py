@@ -29,11 +29,12 @@ def load(weights: Weights, device: torch.device, codec: str = "dct") -> tuple[Ti
             state = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
         video_codec.load_state_dict({"scale": state.pop("codec.scale")})
         denoiser.load_state_dict(state)
-    return video_codec.to(device), denoiser.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    denoiser = denoiser.to(device).requires_grad_(False)
+    return video_codec.to(device), denoiser.to(memory_format=torch.channels_last)
 
 
 def save(codec: TinyCodec, denoiser: TinyDenoiser, path: Path = WEIGHTS) -> None:
     """Writes the weights as half precision, the codec's scale with them."""
     state = {"codec.scale": codec.scale, **denoiser.state_dict()}
     arrays = {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in state.items()}
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, **arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import av
@@ -45,8 +46,7 @@ def pan(photo: Clip, frames: int, height: int, width: int, rng: random.Random) -
         z = zoom[0] + (zoom[1] - zoom[0]) * u
         h, w = min(height / z, x.shape[2]), min(width / z, x.shape[3])
         top, left = (
-            (size - part) * (a + (b - a) * u)
-            for size, part, (a, b) in zip(x.shape[2:], (h, w), spans, strict=True)
+            (size - part) * (a + (b - a) * u) for size, part, (a, b) in zip(x.shape[2:], (h, w), spans, strict=True)
         )
         theta = torch.tensor(
             [
@@ -57,6 +57,10 @@ def pan(photo: Clip, frames: int, height: int, width: int, rng: random.Random) -
         grid = F.affine_grid(theta[None], [1, 3, height, width], align_corners=False)
         out.append(F.grid_sample(x, grid, align_corners=False, padding_mode="border"))
     return torch.cat(out).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def panned(path: Path, rng: random.Random) -> Clip:
+    return pan(read_clip(path), 64, 240, 416, rng)
 
 
 def procedural(frames: int, height: int, width: int, rng: random.Random) -> Clip:
@@ -106,26 +110,22 @@ def cached(path: Path, make: Callable[[], Clip]) -> Clip:
     return clip
 
 
-def load_groups(
-    videos: Path | None, photos: Path | None, cache: Path, seed: int = 0
-) -> list[tuple[float, list[Clip]]]:
+def load_groups(videos: Path | None, photos: Path | None, cache: Path, seed: int = 0) -> list[tuple[float, list[Clip]]]:
     """Weighted groups of clips: footage at half size, footage as it is, panned photographs, procedural scenes."""
     rng = random.Random(seed)
     groups: list[tuple[float, list[Clip]]] = []
     if videos is not None:
         paths = [path for path in sorted(videos.iterdir()) if path.suffix in VIDEOS]
-        full = [cached(cache / f"{path.stem}_full.npy", lambda path=path: read_clip(path)) for path in paths]
+        full = [cached(cache / f"{path.stem}_full.npy", partial(read_clip, path)) for path in paths]
         half = [
-            cached(cache / f"{path.stem}_half.npy", lambda clip=clip: halve(clip))
+            cached(cache / f"{path.stem}_half.npy", partial(halve, clip))
             for path, clip in zip(paths, full, strict=True)
         ]
         groups += [(0.66, half), (0.18, full)]
     if photos is not None:
         paths = [path for path in sorted(photos.iterdir()) if path.suffix in PHOTOS]
         pans = [
-            cached(cache / f"{path.stem}_pan{i}.npy", lambda path=path: pan(read_clip(path), 64, 240, 416, rng))
-            for path in paths
-            for i in range(2)
+            cached(cache / f"{path.stem}_pan{i}.npy", partial(panned, path, rng)) for path in paths for i in range(2)
         ]
         groups.append((0.12, pans))
     count = 8 if groups else 40

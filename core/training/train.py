@@ -1,7 +1,8 @@
-"""How the tiny model is made: `avis train`. Everything it needs but footage is here; without footage it uses procedural scenes.
+"""How the tiny model is made: `avis train`. Without footage it learns from procedural scenes.
 
-Each step restores one chunk a sample, of all tasks mixed, after a prefix chunk: first a blend of the prefix's x_init and
-its truth, later the network's own output. The loss is taken after output consistency, where the product's frames are.
+Each step restores one chunk a sample, of all tasks mixed, after a prefix chunk: first a blend of the prefix's
+x_init and its truth, later the network's own output. The loss is taken after output consistency, where the
+product's frames are.
 """
 
 from __future__ import annotations

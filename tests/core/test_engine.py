@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from core.engine import Engine
-from core.models import Model, choose_device, load
 from core.errors import UsageError
+from core.models import Model, choose_device, load
 from core.models.tiny import TinyConfig
 from core.models.tiny_load import build
 from core.operators import Inpainting, SuperResolution, TemporalAverage
@@ -48,6 +48,7 @@ def test_incoming_frames_are_the_measurement(engine, frames):
 
 def test_two_sessions_are_bit_equal_to_each_alone(engine, frames):
     op = TemporalAverage()
+
     def chunks(offset):
         moved = np.roll(frames, offset, axis=2)
         return [moved[:9], moved[9:21], moved[21:33]]

@@ -123,7 +123,7 @@ def test_an_operator_is_read_from_json_and_refuses_typos():
 
 @pytest.mark.parametrize("broken", ["no base64!", base64.b64encode(b"no picture").decode(), ""])
 def test_a_mask_that_is_no_picture_is_refused_in_a_sentence(broken):
-    with pytest.raises(ValidationError, match="PNG|at least 1"):
+    with pytest.raises(ValidationError, match=r"PNG|at least 1"):
         Mask(png=broken)
 
 

@@ -95,8 +95,8 @@ def test_cached_denoiser_equals_full_attention(model):
     index = windows(3, 5, 8, x.device)
     q, k, v = (layer.split(p, index) for p in layer.qkv(layer.norm(x) * (1 + scale) + shift).chunk(3, -1))
     ck, cv = (layer.split(p, index) for p in layer.context_kv(layer.context_norm(context)).chunk(2, -1))
-    keys = rotate(torch.cat([ck, k], 3), 0, 8).flatten(3, 4)
-    queries = rotate(torch.cat([ck * 0, q], 3), 0, 8)[:, :, :, 3:].flatten(3, 4)
+    keys = rotate(torch.cat([ck, k], 3), 0).flatten(3, 4)
+    queries = rotate(torch.cat([ck * 0, q], 3), 0)[:, :, :, 3:].flatten(3, 4)
     values = torch.cat([cv, v], 3).flatten(3, 4)
     weights = (queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5).softmax(-1)
     y = (weights @ values).unflatten(3, (3, -1)).permute(0, 3, 2, 4, 1, 5).flatten(4)[:, :, 0]
