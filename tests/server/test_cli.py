@@ -1,0 +1,82 @@
+import sys
+import types
+
+import pytest
+
+from core.errors import UsageError
+from server import cli
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A command `test` whose run is what the test makes it."""
+    module = types.ModuleType("avis_test_command")
+    module.add_arguments = lambda parser: parser.add_argument("--level", type=int, default=0)
+    module.run = lambda args: args.level
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(cli.COMMANDS, "test", (module.__name__, "a test"))
+    return module
+
+
+def raising(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+def test_a_command_gets_its_arguments_and_its_result_is_the_exit_code(command):
+    assert cli.main(["test"]) == 0
+    assert cli.main(["test", "--level", "1"]) == 1
+
+
+def test_bad_input_is_one_sentence_and_exit_code_2(command, capsys):
+    command.run = raising(UsageError("expected a video, found a text"))
+    assert cli.main(["test"]) == 2
+    assert capsys.readouterr().err == "avis: expected a video, found a text\n"
+
+
+def test_an_interrupted_command_ends_with_130(command):
+    command.run = raising(KeyboardInterrupt())
+    assert cli.main(["test"]) == 130
+
+
+def test_any_other_error_is_exit_code_1_with_its_traceback_in_the_log(command, caplog):
+    command.run = raising(ZeroDivisionError("never"))
+    assert cli.main(["test"]) == 1
+    assert "ZeroDivisionError: never" in caplog.text
+
+
+def test_an_unknown_command_or_option_is_exit_code_2(command, capsys):
+    assert cli.main(["tset"]) == 2
+    assert "serve" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        cli.main(["test", "--lvel", "1"])
+    assert end.value.code == 2
+
+
+def test_help_lists_every_command_and_imports_none(capsys, monkeypatch):
+    monkeypatch.setattr(cli.importlib, "import_module", raising(AssertionError("nothing is imported")))
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_has_a_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    assert f"avis {name}" in capsys.readouterr().out
+
+
+def test_serve_takes_every_plain_setting_as_an_option(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert all(option in text for option in ("--host", "--port", "--model", "--device", "--config", "--max-sessions"))
+
+
+def test_serve_refuses_a_wrong_setting_before_it_starts(capsys):
+    assert cli.main(["serve", "--port", "http"]) == 2
+    assert "port" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+import pytest
+
+from core.errors import UsageError
+from server.settings import device_environment, parse_size, read_settings
+
+
+def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "avis.toml"
+    file.write_text('port = 1\nfps = 12\nhost = "h"\nwarm_sizes = ["256x144"]\n[solver]\nnum_steps = 1\n')
+    monkeypatch.setenv("AVIS_PORT", "2")
+    monkeypatch.setenv("AVIS_FPS", "13")
+    settings = read_settings(file, port="3")
+    assert (settings.port, settings.fps, settings.host) == (3, 13, "h")
+    assert settings.warm_sizes == ((256, 144),)
+    assert settings.solver == {"num_steps": 1}
+
+
+@pytest.mark.parametrize(
+    "text, word",
+    [("prot = 1", "prot"), ("port = 'x'", "port"), ("port = 99999", "port"), ("warm_sizes = ['a']", "WIDTHxHEIGHT")],
+)
+def test_a_wrong_setting_is_named_in_one_sentence(tmp_path, text, word):
+    file = tmp_path / "avis.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=word):
+        read_settings(file)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.toml"):
+        read_settings(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("= 1")
+    with pytest.raises(UsageError, match="not TOML"):
+        read_settings(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("text", ["", "416", "416x", "x240", "416x240x3", "-1x2", "416 x 240", None, 7, "1e9x1"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
+        parse_size(text)
+    assert parse_size("416x240") == (416, 240)
+
+
+@pytest.mark.parametrize("ports", ["", "1", "2-1", "0-5", "1-70000", "a-b"])
+def test_what_is_no_range_of_ports_is_refused(ports):
+    with pytest.raises(UsageError, match="udp_ports"):
+        read_settings(udp_ports=ports)
+    assert read_settings(udp_ports="50000-50100").udp_ports == (50000, 50100)
+
+
+def test_the_device_inherits_the_environment_and_sleeps_while_it_waits(monkeypatch):
+    monkeypatch.setenv("SOMETHING", "1")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    environment = device_environment()
+    assert environment["SOMETHING"] == "1"
+    assert environment["OMP_WAIT_POLICY"] == "passive"

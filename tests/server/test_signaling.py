@@ -1,0 +1,193 @@
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
+
+from server.app import create_app
+from server.settings import read_settings
+from server.signaling import SESSIONS
+from server.simulated import SimulatedDevice, SimulatedProcess
+
+GARBAGE = [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{" * 5000, b"[" * 100_000]
+
+BAD_FIELDS = [
+    ({"sdp": None}, "sdp"),
+    ({"sdp": 7}, "sdp"),
+    ({"type": "answer"}, "type"),
+    ({"operator": {}}, "operator"),
+    ({"operator": {"kind": "blurr"}}, "blurr"),
+    ({"operator": {"kind": "gaussian_blur", "sigma": -1}}, "sigma"),
+    ({"operator": {"kind": "gaussian_blur", "sigm": 1}}, "sigm"),
+    ({"operator": {"kind": "inpainting", "keep": "NaN"}}, "keep"),
+    ({"operator": {"kind": "mask", "png": "AAAA"}}, "png"),
+    ({"mode": "both"}, "mode"),
+    ({"fps": 0}, "fps"),
+    ({"fps": "fast"}, "fps"),
+    ({"fps": 50}, "fps"),
+    ({"size": "big"}, "big"),
+    ({"size": "100x100"}, "100x100"),
+    ({"size": "16x16"}, "16x16"),
+    ({"size": "4096x4096"}, "4096x4096"),
+    ({"size": [416, 240, 3]}, "size"),
+    ({"solver": {"num_steps": 99}}, "num_steps"),
+    ({"solver": {"steps": 1}}, "steps"),
+    ({"solver": [1]}, "solver"),
+    ({"panels": []}, "panels"),
+    ({"panels": ["restored"] * 9}, "panels"),
+    ({"panels": ["restaured"]}, "restaured"),
+    ({"seed": -1}, "seed"),
+    ({"model": "huge"}, "huge"),
+    ({"colour": "red"}, "colour"),
+]
+
+
+@pytest.fixture
+async def http():
+    settings = read_settings(max_sessions=2, max_body=400_000)
+    app = create_app(settings)
+    sessions = app[SESSIONS]
+
+    async def start_device():
+        return SimulatedProcess(SimulatedDevice(seconds=0.01))
+
+    sessions.worker.start_device = start_device
+    async with TestClient(TestServer(app)) as client:
+        await sessions.worker.settled()
+        client.sessions = sessions
+        yield client
+
+
+@pytest.fixture
+async def offer():
+    """A body that opens a session."""
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    pc.addTrack(VideoStreamTrack())
+    await pc.setLocalDescription(await pc.createOffer())
+    yield {"sdp": pc.localDescription.sdp, "type": "offer", "mode": "simulate", "size": "128x96"}
+    await pc.close()
+
+
+async def refused(reply, status, word=""):
+    """The error of a reply, which must have the one form that there is."""
+    body = await reply.json()
+    assert reply.status == status, body
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message", "retryable"}
+    assert body["error"]["retryable"] is (status == 503)
+    assert word in body["error"]["message"]
+    return body["error"]
+
+
+async def test_a_session_is_opened_asked_changed_and_ended(http, offer):
+    reply = await http.post("/sessions", json=offer)
+    answer = await reply.json()
+    assert reply.status == 201
+    assert reply.headers["Location"] == f"/sessions/{answer['id']}"
+    assert answer["type"] == "answer"
+    assert "a=setup:passive" in answer["sdp"]
+    assert "x-google-start-bitrate" in answer["sdp"]
+    assert "VP8" in answer["sdp"]
+    url = reply.headers["Location"]
+    report = await (await http.get(url)).json()
+    assert (report["id"], report["state"], report["rung"]) == (answer["id"], "connecting", "full")
+    reply = await http.patch(url, json={"operator": {"kind": "inpainting"}, "solver": {"num_steps": 3}})
+    assert (reply.status, await reply.json()) == (200, {"applies_from_chunk": 0})
+    report = await (await http.get(url)).json()
+    assert (report["operator"]["kind"], report["solver"]["num_steps"]) == ("inpainting", 3)
+    assert (await http.delete(url)).status == 204
+    for method in (http.get, http.delete):
+        await refused(await method(url), 404)
+    await refused(await http.patch(url, json={}), 404)
+    assert len(http.sessions) == 0
+    assert http.sessions.admission._open == {}
+    http.sessions.scheduler.check_integrity()
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:10]))
+async def test_a_body_that_is_no_json_object_is_a_400(http, body):
+    headers = {"Content-Type": "application/json"}
+    await refused(await http.post("/sessions", data=body, headers=headers), 400)
+
+
+async def test_another_content_type_is_a_415_and_too_much_is_a_413(http):
+    await refused(await http.post("/sessions", data=b"v=0", headers={"Content-Type": "application/sdp"}), 415)
+    await refused(await http.post("/sessions", json={"sdp": "x" * 500_000}), 413)
+
+
+async def test_every_wrong_field_is_named_in_a_422_and_costs_no_place(http, offer):
+    for change, word in BAD_FIELDS:
+        body = {name: value for name, value in {**offer, **change}.items() if value is not None}
+        await refused(await http.post("/sessions", json=body), 422, word)
+    assert len(http.sessions) == 0
+    assert http.sessions.admission._open == {}
+
+
+async def test_an_sdp_that_is_no_sdp_is_refused(http, offer):
+    for sdp in ("", "<html>", "v=0\r\n", "v=0\r\nm=audio 9 RTP/AVP 0\r\n", "\0" * 100):
+        reply = await http.post("/sessions", json={**offer, "sdp": sdp})
+        assert 400 <= reply.status < 500
+        await refused(reply, reply.status)
+    assert len(http.sessions) == 0
+
+
+async def test_a_wrong_change_is_refused_and_changes_nothing(http, offer):
+    url = (await http.post("/sessions", json=offer)).headers["Location"]
+    before = (await (await http.get(url)).json())["operator"]
+    for change in ({"operator": {"kind": "blurr"}}, {"solver": {"num_steps": 0.5}}, {"size": "256x144"}):
+        await refused(await http.patch(url, json=change), 422)
+    assert (await (await http.get(url)).json())["operator"] == before
+
+
+async def test_a_full_server_says_so_and_has_room_again_when_one_ends(http, offer):
+    urls = [(await http.post("/sessions", json=offer)).headers["Location"] for _ in range(2)]
+    reply = await http.post("/sessions", json=offer)
+    assert (await refused(reply, 503))["code"] == "full"
+    assert int(reply.headers["Retry-After"]) >= 1
+    await http.delete(urls[0])
+    assert (await http.post("/sessions", json=offer)).status == 201
+
+
+async def test_a_server_that_is_not_ready_says_why_and_lives(offer):
+    app = create_app(read_settings())
+
+    async def no_device():
+        raise OSError("no such device")
+
+    app[SESSIONS].worker.start_device = no_device
+    async with TestClient(TestServer(app)) as http:
+        assert (await http.get("/healthz")).status == 200
+        await refused(await http.get("/readyz"), 503)
+        reply = await http.post("/sessions", json=offer)
+        await refused(reply, 503)
+        assert "Retry-After" in reply.headers
+
+
+async def test_the_operators_are_described_with_their_defaults(http):
+    described = (await (await http.get("/operators")).json())["operators"]
+    kinds = {operator["kind"]: operator for operator in described}
+    assert {"super_resolution", "inpainting", "gaussian_blur", "temporal_average", "mask"} <= kinds.keys()
+    assert kinds["gaussian_blur"]["defaults"]["sigma"] == 3.0
+    assert "standard deviation" in kinds["gaussian_blur"]["schema"]["properties"]["sigma"]["description"]
+
+
+async def test_the_model_and_the_load_are_told(http):
+    [model] = (await (await http.get("/models")).json())["models"]
+    assert (model["name"], model["state"]) == ("tiny", "ready")
+    stats = await (await http.get("/stats")).json()
+    assert (stats["device"]["state"], stats["sessions"]) == ("ready", [])
+
+
+async def test_the_page_is_served_and_nothing_beside_it(http):
+    reply = await http.get("/")
+    assert (reply.status, reply.content_type) == (200, "text/html")
+    for path in ("/nothing", "/../pyproject.toml", "/%2e%2e/pyproject.toml", "/sessions"):
+        assert (await http.get(path)).status in (403, 404, 405), path
+
+
+async def test_unknown_paths_and_methods_have_the_same_form_of_error(http):
+    await refused(await http.get("/sessions/" + "x" * 500), 404)
+    await refused(await http.put("/sessions", data=b""), 405)
+
+
+async def test_a_closing_server_takes_no_session(http, offer):
+    await http.sessions.close()
+    assert (await refused(await http.post("/sessions", json=offer), 503))["code"] == "shutting_down"
