@@ -1,0 +1,106 @@
+"""`avis eval` and `avis bench` end to end on a small clip, with a small configuration of the real model."""
+
+import json
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from core.bench import moving_scene
+from core.models import Model
+from core.models.tiny import TinyConfig
+from core.models.tiny_load import build
+from server import cli
+from server.commands import bench, evaluate
+from server.files import read_picture
+from server.sheet import busiest
+from server.vmaf import vmaf, vmaf_ffmpeg
+
+SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
+
+
+@pytest.fixture(autouse=True)
+def small_model(monkeypatch):
+    def load(name, weights, device, codec):
+        return Model(name, *build(SMALL), torch.device("cpu"), 1)
+
+    monkeypatch.setattr(evaluate, "load", load)
+    monkeypatch.setattr(bench, "load", load)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        video = container.add_stream("libx264", 16, {"crf": "4"})
+        video.height, video.width, video.pix_fmt = 96, 128, "yuv420p"
+        for pixels in moving_scene(12, 96, 128):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(video.encode(None))
+    return tmp_path / "clip.mp4"
+
+
+def test_rows_come_with_and_without_output_consistency_and_a_sheet_is_drawn(clip, tmp_path):
+    pytest.importorskip("cv2")
+    arguments = ["eval", str(clip), "--size", "64x48", "--frames", "10", "--no-vmaf"]
+    arguments += ["--operators", "super_resolution", "--variants", "degraded,x_init,flash"]
+    arguments += ["--json", str(tmp_path / "report.json"), "--sheet", str(tmp_path / "sheet.png")]
+    assert cli.main(arguments) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = [(r["variant"], r["output_consistency"], r["frames"], r["guided_chunks"]) for r in report["rows"]]
+    assert rows == [
+        ("degraded", False, 10, 0),
+        ("x_init", False, 10, 0),
+        ("x_init", True, 10, 0),
+        ("flash", False, 10, 1),
+        ("flash", True, 10, 1),
+    ]
+    assert all("vmaf" not in row and row["psnr"] > 10 for row in report["rows"])
+    assert report["gains"][0]["operator"] == "super_resolution" and report["gains"][0]["clips"] == 1
+    assert read_picture(tmp_path / "sheet.png").shape[1] >= 4 * 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--operators", "sharpen"], "expected --operators among"),
+        (["--variants", "flash,best"], "found 'best'"),
+        (["--operators", "mask"], "use inpainting"),
+        (["--size", "60x48"], "multiples of 16"),
+        (["--operator.keep", "7"], "operator inpainting"),
+    ],
+)
+def test_bad_arguments_end_with_2_and_one_sentence(clip, capsys, arguments, sentence):
+    assert cli.main(["eval", str(clip), "--size", "64x48", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_vmaf_is_high_for_the_same_video_and_lower_for_another(tmp_path):
+    ffmpeg = vmaf_ffmpeg()
+    if ffmpeg is None:
+        pytest.skip("no FFmpeg with libvmaf here")
+    pixels = moving_scene(6, 96, 128)
+    noise = np.random.default_rng(0).integers(0, 60, pixels.shape)
+    (tmp_path / "a.rgb").write_bytes(pixels.tobytes())
+    (tmp_path / "b.rgb").write_bytes(np.clip(pixels + noise, 0, 255).astype(np.uint8).tobytes())
+    same = vmaf(ffmpeg, tmp_path / "a.rgb", tmp_path / "a.rgb", (96, 128))
+    other = vmaf(ffmpeg, tmp_path / "b.rgb", tmp_path / "a.rgb", (96, 128))
+    assert same > 90 and other < same - 10
+
+
+def test_the_enlarged_part_of_a_sheet_is_where_the_detail_is():
+    pixels = np.zeros((60, 90, 3), np.uint8)
+    pixels[40:50, 60:75] = np.random.default_rng(0).integers(0, 256, (10, 15, 3))
+    top, left, height, width = busiest(pixels)
+    assert top <= 40 and top + height >= 50 and left <= 60 and left + width >= 75
+
+
+def test_bench_reports_every_stage_and_a_share_of_the_roofline(tmp_path):
+    arguments = ["bench", "--size", "64x48", "--chunks", "3", "--json", str(tmp_path / "report.json")]
+    assert cli.main(arguments) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["stages_ms"]) == set(bench.STAGES)
+    assert report["settings"]["chunks"] == 3 and report["flops"] > 0
+    assert sum(report["stages_ms"].values()) <= 1.5 * report["chunk_ms"]["p95"]
+    assert 0 < report["roofline"]["fraction"] < 1
+    assert report["memory_bytes"] > report["session_bytes"] > 0
