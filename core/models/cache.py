@@ -127,9 +127,7 @@ class KVCache:
 
     @classmethod
     @torch.inference_mode()
-    def empty(
-        cls, spec: CacheSpec, height: int, width: int, device: torch.device | str, dtype: torch.dtype
-    ) -> KVCache:
+    def empty(cls, spec: CacheSpec, height: int, width: int, device: torch.device | str, dtype: torch.dtype) -> KVCache:
         """The cache of a new stream of `height` x `width` tokens a latent frame."""
         tokens = LATENTS * height * width
         shape = (spec.layers, 2, spec.slots, tokens, spec.heads, spec.head_dim)

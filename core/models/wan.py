@@ -128,9 +128,7 @@ def fill(
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
-def randomise(
-    module: type[M], shape: Config, device: torch.device, dtype: torch.dtype, seed: int = 0
-) -> M:
+def randomise(module: type[M], shape: Config, device: torch.device, dtype: torch.dtype, seed: int = 0) -> M:
     """A module of `shape` with random weights, the same for the same seed, made in place on its device."""
     with torch.device("meta"):
         model = module(shape).to(dtype)
@@ -138,7 +136,7 @@ def randomise(
     rng = torch.Generator(device).manual_seed(seed)
     for name, parameter in model.named_parameters():
         values = parameter.data
-        if name.endswith("gamma") or ".norm" in name and name.endswith("weight"):
+        if name.endswith("gamma") or (".norm" in name and name.endswith("weight")):
             values.fill_(1)
         elif values.ndim > 1 and "modulation" not in name:
             values.normal_(0, values[0].numel() ** -0.5, generator=rng)

@@ -324,10 +324,8 @@ def pieces(length: int, first: int, step: int, at_once: int) -> list[slice]:
 def run(layers: tuple[nn.Module, ...], x: Tensor, past: Past) -> Tensor:
     """Applies the layers in turn, with the past where one looks back."""
     for layer in layers:
-        if isinstance(layer, CausalConv | ResidualBlock | Resample):
-            x = layer(x, past)
-        else:
-            x = activate(layer, x)
+        looks_back = isinstance(layer, CausalConv | ResidualBlock | Resample)
+        x = layer(x, past) if looks_back else activate(layer, x)
     return x
 
 

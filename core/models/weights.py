@@ -233,9 +233,7 @@ def load_into(model: nn.Module, path: Path, kind: Kind) -> None:
     ours = to_ours(read(path), kind, list(model.state_dict()))
     for name, parameter in model.state_dict().items():
         if ours[name].shape != parameter.shape:
-            raise UsageError(
-                f"{path}: {name} has shape {tuple(ours[name].shape)}, expected {tuple(parameter.shape)}"
-            )
+            raise UsageError(f"{path}: {name} has shape {tuple(ours[name].shape)}, expected {tuple(parameter.shape)}")
     model.load_state_dict(ours, strict=True, assign=any(p.is_meta for p in model.parameters()))
 
 

@@ -96,9 +96,7 @@ def test_a_stream_far_on_gives_what_it_gave_at_the_start():
     keys = far.ring.kv[:, 0, ..., : 2 * time]
     keys.copy_(rotate(keys, turn.cos().float(), turn.sin().float()))
     far.ring.cos, far.ring.sin = cache.ring.cos.clone(), cache.ring.sin.clone()
-    torch.testing.assert_close(
-        denoiser(clean[3], 0.1, far), denoiser(clean[3], 0.1, cache), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(denoiser(clean[3], 0.1, far), denoiser(clean[3], 0.1, cache), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("window, sink", [(9, 3), (12, 3), (15, 6)])

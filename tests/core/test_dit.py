@@ -79,9 +79,9 @@ def test_the_first_chunk_equals_diffusers(dtype, tolerance):
     with torch.inference_mode():
         found = denoiser.dit(z.to(dtype), 0.1, cache.begin(), denoiser.context)
         twin = diffusers_twin(denoiser.dit)
-        expected = twin(
-            z.transpose(0, 1)[None], torch.tensor([100.0]), padded(prompt)[None], return_dict=False
-        )[0][0].transpose(0, 1)
+        expected = twin(z.transpose(0, 1)[None], torch.tensor([100.0]), padded(prompt)[None], return_dict=False)[0][
+            0
+        ].transpose(0, 1)
     assert relative(found.float(), expected) < tolerance
 
 
