@@ -120,9 +120,7 @@ class Admission:
     _open: dict[str, _Open] = field(default_factory=dict)
     _lifetimes: list[float] = field(default_factory=list)
 
-    def calibrate(
-        self, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False
-    ) -> None:
+    def calibrate(self, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False) -> None:
         """Sets what a chunk takes on the undisturbed device, as warm-up measured it."""
         if seconds <= 0:
             raise ValueError(f"a chunk takes more than 0 seconds, not {seconds}")
@@ -145,9 +143,7 @@ class Admission:
         share = 0.0 if key in self._calibrated else max(0.1, 1 / (1 + self._counts[key]))
         self._counts[key] += 1
         error = log(seconds / expected)
-        self._learn(
-            key, self._base(workload, rung, guided), self._prior(workload, rung, guided), share * error
-        )
+        self._learn(key, self._base(workload, rung, guided), self._prior(workload, rung, guided), share * error)
         self._slowness = self.slowness(now) * exp(self._weight(now, error) * (1 - share) * error)
         self._measured_at = now
 
@@ -236,9 +232,7 @@ class Admission:
         taken = sum(s.bytes for s in self._open.values())
         if self.config.memory_bytes and taken + session_bytes > self.config.memory_bytes:
             free = self.config.memory_bytes - taken
-            return (
-                f"the device has {free / 2**20:.0f} MiB left, the session needs {session_bytes / 2**20:.0f}"
-            )
+            return f"the device has {free / 2**20:.0f} MiB left, the session needs {session_bytes / 2**20:.0f}"
         return None
 
     def _no_time(self, now: float, sessions: list[Workload], load: float) -> str | None:
@@ -308,6 +302,4 @@ def place(devices: list[Admission], workload: Workload, now: float, session_byte
     admitting = [(answer.load, index) for index, answer in enumerate(answers) if isinstance(answer, Admit)]
     if admitting:
         return min(admitting)[1]
-    return min(
-        (answer for answer in answers if isinstance(answer, Refuse)), key=lambda refusal: refusal.retry_after
-    )
+    return min((answer for answer in answers if isinstance(answer, Refuse)), key=lambda refusal: refusal.retry_after)

@@ -40,7 +40,7 @@ CLOCK_RATE = 90_000
 """ticks per second of a video timestamp"""
 
 Misbehaviour = Literal["none", "flood", "stall", "vanish"]
-"""sends four times too fast, holds its frames back for seconds, or dies without a word"""
+"""sends four times too fast, sends nothing for three of every ten seconds, or dies without a word"""
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -79,7 +79,7 @@ class Refused(Exception):
 
 
 class SourceTrack(MediaStreamTrack):
-    """Numbered frames on an absolute clock. One whose time has passed is skipped, as a camera would."""
+    """Numbered frames on an absolute clock. A slot whose time has passed is left out, as a camera would."""
 
     kind = "video"
 
@@ -88,25 +88,27 @@ class SourceTrack(MediaStreamTrack):
         self.sent: dict[int, float] = {}
         """when each frame was sent"""
         self.newest = -1
+        self._slot = -1
         self._footage = footage
         self._config = config
         self._pace = config.fps * (4 if config.misbehaviour == "flood" else 1)
         self._origin: float | None = None
 
     async def recv(self) -> av.VideoFrame:
-        number, due = self._next(time.monotonic())
+        due = self._next_slot(time.monotonic())
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         await self._stall(due)
-        frame = self._draw(number)
-        self.newest = number
-        self.sent[number] = time.monotonic()
+        frame = self._draw(self.newest + 1)
+        self.newest += 1
+        self.sent[self.newest] = time.monotonic()
         return frame
 
-    def _next(self, now: float) -> tuple[int, float]:
+    def _next_slot(self, now: float) -> float:
+        """Takes the next slot whose time has not passed, and returns that time."""
         if self._origin is None:
             self._origin = now
-        number = max(self.newest + 1, math.floor((now - self._origin) * self._pace))
-        return number, self._origin + number / self._pace
+        self._slot = max(self._slot + 1, math.floor((now - self._origin) * self._pace))
+        return self._origin + self._slot / self._pace
 
     async def _stall(self, due: float) -> None:
         """Every ten seconds three in which nothing is sent."""
@@ -117,7 +119,7 @@ class SourceTrack(MediaStreamTrack):
 
     def _draw(self, number: int) -> av.VideoFrame:
         frame = av.VideoFrame.from_ndarray(numbered(self._footage, number, self._config), format="yuv420p")
-        frame.pts = round(number * CLOCK_RATE / self._config.fps)
+        frame.pts = round(self._slot * CLOCK_RATE / self._config.fps)
         frame.time_base = fractions.Fraction(1, CLOCK_RATE)
         return frame
 
@@ -309,9 +311,7 @@ def tell(message: dict[str, Any]) -> None:
 
 async def stdin_lines() -> asyncio.StreamReader:
     reader = asyncio.StreamReader(limit=1 << 20)
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
-    )
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     return reader
 
 

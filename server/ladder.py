@@ -39,9 +39,7 @@ class Ladder:
         """The rung that the session would climb to."""
         return above(self.rung)
 
-    def choose(
-        self, now: float, deadline: float, cost: Callable[[Rung], float], lowest: Rung = "passthrough"
-    ) -> Rung:
+    def choose(self, now: float, deadline: float, cost: Callable[[Rung], float], lowest: Rung = "passthrough") -> Rung:
         """The rung of a chunk about to start: the best, not above the session's, that `deadline` allows.
 
         `cost` tells the seconds a chunk takes on a rung. When none will do it is `lowest`: `x_init` for a

@@ -45,9 +45,7 @@ class Chart:
         right = max(x for x, _ in points) or 1.0
         top = float(len(self.labels) - 1) if self.labels else 1.1 * max(y for _, y in points) or 1.0
         place = _scale(right, top)
-        lines = [
-            _polyline(line, COLOURS[i % len(COLOURS)], place) for i, line in enumerate(self.lines) if line
-        ]
+        lines = [_polyline(line, COLOURS[i % len(COLOURS)], place) for i, line in enumerate(self.lines) if line]
         return (
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title)}">'
             f'<text x="{LEFT}" y="14" style="font-size:13px;fill:#111">{escape(self.title)}</text>'
@@ -75,13 +73,9 @@ def write_report(
         raise UsageError(f"cannot write the report {path}: {error.strerror}") from error
 
 
-def page(
-    result: dict[str, Any], tallies: Sequence[Tally], samples: list[dict[str, Any]], began: float
-) -> str:
+def page(result: dict[str, Any], tallies: Sequence[Tally], samples: list[dict[str, Any]], began: float) -> str:
     charts = [
-        Chart(
-            "latency, input to output, p95 of each second (ms)", [latency_curve(t, began) for t in tallies]
-        ),
+        Chart("latency, input to output, p95 of each second (ms)", [latency_curve(t, began) for t in tallies]),
         Chart("new pictures in each second", [rate_curve(t, began) for t in tallies]),
         Chart("rung of each chunk", [rung_curve(t, began) for t in tallies], RUNGS),
         Chart(
@@ -145,11 +139,7 @@ def rate_curve(tally: Tally, began: float) -> list[Point]:
 
 
 def rung_curve(tally: Tally, began: float) -> list[Point]:
-    return [
-        (at - began, float(RUNGS.index(chunk["rung"])))
-        for at, chunk in tally.chunks
-        if chunk["rung"] in RUNGS
-    ]
+    return [(at - began, float(RUNGS.index(chunk["rung"]))) for at, chunk in tally.chunks if chunk["rung"] in RUNGS]
 
 
 def psnr_curve(tally: Tally, began: float) -> list[Point]:
@@ -160,9 +150,7 @@ def load_curve(samples: list[dict[str, Any]], began: float) -> list[Point]:
     return [(s["at"] - began, float(s["load"])) for s in samples if s.get("load") is not None]
 
 
-def _per_second(
-    tally: Tally, began: float, value: Callable[[float], float | None], factor: float
-) -> list[Point]:
+def _per_second(tally: Tally, began: float, value: Callable[[float], float | None], factor: float) -> list[Point]:
     """The value of each full second from the first frame to the last."""
     if not tally.frames:
         return []
@@ -181,9 +169,7 @@ def _scale(right: float, top: float) -> Callable[[float, float], Point]:
 
 def _axis_x(right: float, place: Callable[[float, float], Point]) -> str:
     marks = [right * i / 6 for i in range(7)]
-    return "".join(
-        f'<text x="{place(x, 0)[0]}" y="{HEIGHT - 10}" text-anchor="middle">{x:.0f} s</text>' for x in marks
-    )
+    return "".join(f'<text x="{place(x, 0)[0]}" y="{HEIGHT - 10}" text-anchor="middle">{x:.0f} s</text>' for x in marks)
 
 
 def _polyline(line: list[Point], colour: str, place: Callable[[float, float], Point]) -> str:

@@ -288,15 +288,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", metavar="URL", help="of the server, as in http://127.0.0.1:8080")
     how_many = parser.add_mutually_exclusive_group(required=True)
     how_many.add_argument("--sessions", type=int, metavar="N", help="sessions at once")
-    how_many.add_argument(
-        "--ramp", action="store_true", help="one more session at a time, until it is too many"
-    )
+    how_many.add_argument("--ramp", action="store_true", help="one more session at a time, until it is too many")
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="of each session, or of the whole ramp (%(default)g)"
     )
-    parser.add_argument(
-        "--size", default="416x240", metavar="WIDTHxHEIGHT", help="of the video (%(default)s)"
-    )
+    parser.add_argument("--size", default="416x240", metavar="WIDTHxHEIGHT", help="of the video (%(default)s)")
     parser.add_argument("--fps", type=float, default=16.0, help="frames per second (%(default)g)")
     parser.add_argument("--operator", default="super_resolution", metavar="KIND", help="(%(default)s)")
     parser.add_argument("--model", metavar="NAME", help="the model that must serve; any, unless named")
@@ -310,9 +306,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="latency beyond the fill of a chunk that a ramp allows at p95 (%(default)g)",
     )
-    parser.add_argument(
-        "--bad", choices=["flood", "stall", "vanish"], help="one client more, that misbehaves"
-    )
+    parser.add_argument("--bad", choices=["flood", "stall", "vanish"], help="one client more, that misbehaves")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON; - is standard output")
     parser.add_argument("--report", metavar="FILE.html", help="write a page with curves")
 

@@ -170,12 +170,8 @@ class Simulation:
         """Raises AssertionError when a queue is wrong, or something of a session that left is still held."""
         for device in self.devices:
             device.scheduler.check_integrity()
-            assert device.scheduler.waiting() <= 2 * len(device.sessions), (
-                "more waits than sessions may have wait"
-            )
-            assert all(session.open for session in device.sessions.values()), (
-                "a session that left is still held"
-            )
+            assert device.scheduler.waiting() <= 2 * len(device.sessions), "more waits than sessions may have wait"
+            assert all(session.open for session in device.sessions.values()), "a session that left is still held"
 
     def _at(self, when: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), event))
@@ -301,7 +297,7 @@ class SimulatedProcess:
         self._behaviour = behaviour
         self._random = random.Random(seed)
         self._began = asyncio.get_running_loop().time()
-        self._greetings: list[Reply] = [Loaded("simulated", "simulated", SolverConfig()), Ready({}, {})]
+        self._greetings: list[Reply] = [Loaded("simulated", "simulated", SolverConfig(num_steps=2)), Ready({}, {})]
         self._streams: dict[str, tuple[StreamSpec, FrameMemory, int]] = {}
         """what was opened, where its frames lie, and how many chunks it had"""
         self._dead = asyncio.Event()
@@ -353,9 +349,7 @@ class SimulatedProcess:
 
     def _guided(self, request: Step) -> bool:
         chunks = self._streams[request.stream_id][2]
-        return chunks == 0 or (
-            request.rung in ON_CALENDAR and is_due(chunks, request.solver.reinject_every, 0)
-        )
+        return chunks == 0 or (request.rung in ON_CALENDAR and is_due(chunks, request.solver.reinject_every, 0))
 
     def _open(self, request: Open, descriptor: int | None) -> Reply:
         if descriptor is None:
@@ -375,9 +369,7 @@ class SimulatedProcess:
         memory.write_output(panels)
         self._streams[request.stream_id] = spec, memory, chunks + 1
         count, height, width, _ = panels.shape
-        return Stepped(
-            (count, height, width, 3), guided, 0.0, None, None, {"total": 1000 * self._behaviour.seconds}
-        )
+        return Stepped((count, height, width, 3), guided, 0.0, None, None, {"total": 1000 * self._behaviour.seconds})
 
     def _close(self, stream_id: str) -> None:
         entry = self._streams.pop(stream_id, None)

@@ -71,9 +71,7 @@ class Tally:
 
     @property
     def over(self) -> bool:
-        return (
-            self.ended or self.exit_code is not None or self.refusal is not None or self.failure is not None
-        )
+        return self.ended or self.exit_code is not None or self.refusal is not None or self.failure is not None
 
     def take(self, line: dict[str, Any]) -> None:
         """Takes in one line."""

@@ -137,9 +137,7 @@ def test_equal_deadlines_take_turns():
         for session_id in ("a", "b"):
             scheduler.submit(job(session_id, index, index * PERIOD))
         winners += [taken.session_id for taken in drain(scheduler)]
-    assert all(
-        {first, second} == {"a", "b"} for first, second in zip(winners[::2], winners[1::2], strict=True)
-    )
+    assert all({first, second} == {"a", "b"} for first, second in zip(winners[::2], winners[1::2], strict=True))
 
 
 def test_late_chunks_and_shed_chunks_are_counted_for_their_own_session():
@@ -187,9 +185,7 @@ def test_sessions_that_open_at_any_time_are_guided_farther_apart_than_by_chance(
     phases = [scheduler.add(f"s{i}", PERIOD, 7, now) for i, now in enumerate(opened)]
 
     def closest(phases):
-        slots = sorted(
-            (now - phase * PERIOD) % (7 * PERIOD) for now, phase in zip(opened, phases, strict=True)
-        )
+        slots = sorted((now - phase * PERIOD) % (7 * PERIOD) for now, phase in zip(opened, phases, strict=True))
         return min(b - a for a, b in zip(slots, [*slots[1:], slots[0] + 7 * PERIOD], strict=True))
 
     chances = [closest([rng.randrange(7) for _ in opened]) for _ in range(200)]
