@@ -9,6 +9,7 @@ the versions below and no other.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import queue
 import struct
@@ -92,6 +93,8 @@ class RtcConfig(Config):
     """STUN and TURN servers that this server itself uses"""
     ice_username: str | None = None
     ice_credential: str | None = None
+    gather_timeout: float = Field(2.0, gt=0, le=10)
+    """seconds that STUN and TURN servers are waited for before an offer is answered without them"""
     fps: float = Field(16.0, gt=0, le=120)
     """frames per second that are sent, for the bit rate"""
     max_pixels: int = Field(1920 * 1088, gt=0)
@@ -308,9 +311,7 @@ class Decoder:
         self._timeline = Timeline()
         self.refused = 0
 
-    def start(
-        self, loop: asyncio.AbstractEventLoop, frames: FrameQueue, on_error: Callable[[], None]
-    ) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop, frames: FrameQueue, on_error: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=self._run, args=(loop, frames, on_error), name="video-decoder")
         self._thread.start()
 
@@ -582,8 +583,8 @@ class BoundConnection(Connection):
         protocols = [protocol for protocol in opened if protocol is not None]
         self._protocols += protocols
         found = [protocol.local_candidate for protocol in protocols]
-        found += await self._reflexive(protocols, seconds=timeout)
-        found += await super().get_component_candidates(component, [], timeout)
+        asked = self._reflexive(protocols), self._relayed(component)
+        found += itertools.chain.from_iterable(await asyncio.gather(*asked))
         for protocol in self._protocols:
             protocol.__class__ = GuardedProtocol
         return found
@@ -613,7 +614,16 @@ class BoundConnection(Connection):
         logger.warning("no UDP port of %s could be opened on %s", self.rtc.udp_ports or "any", address)
         return None
 
-    async def _reflexive(self, protocols: list[GuardedProtocol], seconds: float) -> list[IceCandidate]:
+    async def _relayed(self, component: int) -> list[IceCandidate]:
+        """What the TURN server gives us, as far as it answers in time."""
+        try:
+            async with asyncio.timeout(self.rtc.gather_timeout):
+                return await super().get_component_candidates(component, [], timeout=60)
+        except TimeoutError:
+            logger.warning("the TURN server %s gave no address in time", self.turn_server)
+            return []
+
+    async def _reflexive(self, protocols: list[GuardedProtocol]) -> list[IceCandidate]:
         """What the STUN server says our addresses are, as far as it answers in time."""
         if self.stun_server is None:
             return []
@@ -622,7 +632,7 @@ class BoundConnection(Connection):
         asked = [asyncio.create_task(ice.server_reflexive_candidate(protocol, server)) for protocol in ipv4]
         if not asked:
             return []
-        done, late = await asyncio.wait(asked, timeout=seconds)
+        done, late = await asyncio.wait(asked, timeout=self.rtc.gather_timeout)
         for task in late:
             task.cancel()
         failed = [error for task in done if (error := task.exception())]
@@ -665,15 +675,11 @@ class PeerConnection(RTCPeerConnection):
 
     def __init__(self, config: RtcConfig | None = None):
         self.config = config or RtcConfig()
-        server = RTCIceServer(
-            list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential
-        )
+        server = RTCIceServer(list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential)
         servers = [server] if self.config.ice_urls else []
         super().__init__(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
 
-    async def answer(
-        self, offer: Offer, options: AnswerOptions, tracks: Iterable[MediaStreamTrack] = ()
-    ) -> str:
+    async def answer(self, offer: Offer, options: AnswerOptions, tracks: Iterable[MediaStreamTrack] = ()) -> str:
         """The answer to `offer`, which sends `tracks` as far as it has a place for them.
 
         The "track" event fires meanwhile: a track that depends on an incoming one may be added there.
@@ -734,9 +740,7 @@ class PeerConnection(RTCPeerConnection):
         self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None
     ) -> RTCRtpTransceiver:
         parent: Any = super()
-        transceiver: RTCRtpTransceiver = parent._RTCPeerConnection__createTransceiver(
-            direction, kind, sender_track
-        )
+        transceiver: RTCRtpTransceiver = parent._RTCPeerConnection__createTransceiver(direction, kind, sender_track)
         old = transceiver.sender
         sender = VideoSender(sender_track or kind, old.transport, self.config) if kind == "video" else old
         receiver_type = VideoReceiver if kind == "video" else AudioReceiver

@@ -23,7 +23,7 @@ from server.broadcast import Broadcast, PlayerTrack
 from server.ice import ice_servers
 from server.rtc import NoMediaPort, PeerConnection
 from server.sdp import AnswerOptions, Offer, OfferRefused, Purpose, SdpLimits, parse_fragment, parse_offer
-from server.session import Session, SessionConfig
+from server.session import Session, SessionConfig, SessionState
 from server.sessions import Refusal, Sessions, rtc_config
 from server.settings import Settings
 from server.signaling import BODY_TIMEOUT, SESSIONS, Handler, sdp_limits, validate
@@ -109,7 +109,7 @@ class Streams:
             self._streams[name] = None
             return
         stream = self._streams[name]
-        if stream is None or stream.session.silence < self.settings.idle_pause:
+        if stream is None or (self._lives(stream) and stream.session.silence < self.settings.idle_pause):
             raise Refusal(409, "name_taken", f"somebody publishes {name!r} already", retry_after=5)
         self._streams[name] = None
         self.sessions.end(stream.session.id, "another publisher took its name")
@@ -134,9 +134,7 @@ class Streams:
         """Opens one more player of `name`, and its answer."""
         stream = self.published(name)
         if len(stream.players) >= self.settings.max_players:
-            raise Refusal(
-                503, "full", f"{name!r} has {len(stream.players)} players, the most", retry_after=10
-            )
+            raise Refusal(503, "full", f"{name!r} has {len(stream.players)} players, the most", retry_after=10)
         pc = PeerConnection(rtc_config(self.settings, stream.session.config.fps))
         player = Player(secrets.token_urlsafe(12), pc, offer)
         stream.players[player.id] = player
@@ -182,15 +180,21 @@ class Streams:
         if player.deadline is not None:
             player.deadline.cancel()
 
+    def _lives(self, stream: Stream) -> bool:
+        """Whether the publisher's session is open: it may have ended a moment ago."""
+        return stream.session.state not in (SessionState.DRAINING, SessionState.CLOSED)
+
     def published(self, name: str) -> Stream:
         stream = self._streams.get(name)
-        if stream is None:
+        if stream is None or not self._lives(stream):
             raise Refusal(409, "not_published", f"nobody publishes {name!r} now", retry_after=2)
         return stream
 
     def find(self, kind: str, name: str, resource: str) -> tuple[Stream, Player | None]:
         """The stream, and for WHEP the player, that a session URL stands for."""
         stream = self._streams.get(name)
+        if stream is not None and not self._lives(stream):
+            stream = None
         if stream is not None and kind == "whip" and hmac.compare_digest(stream.session.id, resource):
             return stream, None
         if stream is not None and kind == "whep" and resource in stream.players:
@@ -323,14 +327,10 @@ def authorized_name(request: web.Request) -> str:
     if token is not None:
         scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(shown.strip().encode(), token.encode()):
-            raise Refusal(
-                401, "unauthorized", "an Authorization: Bearer header with the right token is expected"
-            )
+            raise Refusal(401, "unauthorized", "an Authorization: Bearer header with the right token is expected")
     name = request.match_info["name"]
     if not NAME.fullmatch(name):
-        raise Refusal(
-            404, "bad_name", "a stream's name has 1 to 64 letters, digits, dots, dashes or underscores"
-        )
+        raise Refusal(404, "bad_name", "a stream's name has 1 to 64 letters, digits, dots, dashes or underscores")
     return name
 
 
