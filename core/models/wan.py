@@ -17,7 +17,7 @@ from core.models.cache import LATENTS, CacheSpec, KVCache
 from core.models.dit import CausalDiT, Context, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
 from core.models.wan_vae import WanVAE, WanVAEConfig
-from core.models.weights import FOLDER, find, load_into, read
+from core.models.weights import FOLDER, PROMPT, find, load_into, read
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -30,7 +30,8 @@ class WanConfig(Config):
     folder: Path = FOLDER
     """where `avis weights` put its files"""
     prompt: Path | None = None
-    """an embedding made by `avis weights prompt`; without one the model hears nothing: every context row is zero"""
+    """an embedding made by `avis weights prompt`; without one, `prompt.safetensors` in the folder if it is there.
+    Failing that the model hears nothing: every row of its context is zero, as if there were no text at all"""
     compile: bool = False
     """compile the transformer's blocks with torch.compile; the first chunks then take minutes"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -93,7 +94,7 @@ def load(
     if config.compile:
         compile_blocks(dit)
     with torch.inference_mode():
-        context = dit.context(prompt_rows(config.prompt, dit.config))
+        context = dit.context(prompt_rows(find_prompt(config, weights), dit.config))
     return chosen, WanDenoiser(dit, context, config.window, config.sink)
 
 
@@ -149,6 +150,12 @@ def compile_blocks(dit: CausalDiT) -> None:
     """Compiles the blocks in place: one graph serves all layers, and a graph more per filling of the window."""
     for block in dit.blocks:
         block.compile(fullgraph=True, dynamic=False)
+
+
+def find_prompt(config: WanConfig, weights: Weights) -> Path | None:
+    """The prompt embedding to use, if any: the one asked for, else the one `avis weights prompt` makes by default."""
+    usual = config.folder / PROMPT
+    return config.prompt or (usual if weights == "pretrained" and usual.is_file() else None)
 
 
 def prompt_rows(path: Path | None, config: DiTConfig) -> Tensor:

@@ -10,6 +10,7 @@ Source: Wan2.1 (arXiv 2503.20314), section 4.1.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -318,7 +319,7 @@ def pieces(length: int, first: int, step: int, at_once: int) -> list[slice]:
     """Cuts `length` frames, after `first` odd ones, into slices of whole `step`s of about `at_once` frames."""
     size = step * max(1, at_once // step)
     edges = [0, *range(first + size, length, size), length]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def run(layers: tuple[nn.Module, ...], x: Tensor, past: Past) -> Tensor:

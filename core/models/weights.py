@@ -25,6 +25,9 @@ Kind = Literal["dit", "wan-vae", "taehv", "text"]
 FOLDER = Path.home() / ".cache" / "avis" / "weights"
 """where `avis weights` puts files and models look for them, unless told otherwise"""
 
+PROMPT = "prompt.safetensors"
+"""the prompt embedding in that folder that is used when no other is named"""
+
 
 @dataclass(frozen=True)
 class PublishedFile:

@@ -19,7 +19,7 @@ from core.errors import UsageError
 from core.models.dit import CausalDiT, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
 from core.models.wan_vae import WanVAE, WanVAEConfig
-from core.models.weights import FOLDER, FOR_SERVING, PUBLISHED, Published, convert, load_into, sha256
+from core.models.weights import FOLDER, FOR_SERVING, PROMPT, PUBLISHED, Published, convert, load_into, sha256
 from server.download import DownloadError, download
 
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     prompting = actions.add_parser("prompt", help="make a prompt's embedding, once (needs the extra wan)")
     prompting.add_argument("text", help="a description of what will be restored")
-    prompting.add_argument("--out", type=Path, help="default: prompt.safetensors in the folder")
+    prompting.add_argument("--out", type=Path, help=f"default: {PROMPT} in the folder, which wan2.1-1.3b uses unasked")
     prompting.add_argument("--device", default="cpu", help="where the text encoder runs (default: cpu, 12 GB)")
 
 
@@ -145,7 +145,7 @@ def prompt(args: argparse.Namespace) -> int:
         umt5 = importlib.import_module("core.models.umt5")
     except ImportError as error:
         raise UsageError(f'a prompt needs the extra "wan": pip install "avis-server[wan]" ({error})') from error
-    target = args.out or args.folder / "prompt.safetensors"
+    target = args.out or args.folder / PROMPT
     rows = umt5.make_prompt(args.text, target, args.folder, args.device)
     print(f"{rows} rows, {target}")
     return 0
