@@ -21,7 +21,7 @@ def ssim_per_frame(a: Tensor, b: Tensor) -> list[float]:
     if min(a.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs frames of at least 11x11 pixels, found {a.shape[-1]}x{a.shape[-2]}")
     pairs = zip(a.float().cpu().numpy(), b.float().cpu().numpy(), strict=True)
-    return [float(structural_similarity(p, q, channel_axis=0, **WANG)) for p, q in pairs]  # type: ignore[no-untyped-call]
+    return [float(structural_similarity(p, q, channel_axis=0, **WANG)) for p, q in pairs]
 
 
 def ssim(a: Tensor, b: Tensor) -> float:
@@ -46,9 +46,7 @@ class Quality:
         self.psnrs += psnr_per_frame(restored, original)
         self.ssims += ssim_per_frame(restored, original)
         if self._last is not None:
-            restored, original = (
-                torch.cat(pair) for pair in zip(self._last, (restored, original), strict=True)
-            )
+            restored, original = (torch.cat(pair) for pair in zip(self._last, (restored, original), strict=True))
         self.flickers += flicker_per_step(restored, original)
         self.changes += zip(_change(restored), _change(original), strict=True)
         self._last = restored[-1:].clone(), original[-1:].clone()

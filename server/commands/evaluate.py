@@ -74,17 +74,11 @@ class Task:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "clips", metavar="CLIP", nargs="+", type=Path, help="videos that are clean, the originals"
-    )
+    parser.add_argument("clips", metavar="CLIP", nargs="+", type=Path, help="videos that are clean, the originals")
     parser.add_argument("--operators", default="all", help="all (the paper's five) or KIND,...")
     parser.add_argument("--variants", default="all", help=f"all or some of {','.join(ALL_VARIANTS)}")
-    parser.add_argument(
-        "--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240"
-    )
-    parser.add_argument(
-        "--noise", type=float, default=0.01, help="of the measurement, on [-1, 1] (default: 0.01)"
-    )
+    parser.add_argument("--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240")
+    parser.add_argument("--noise", type=float, default=0.01, help="of the measurement, on [-1, 1] (default: 0.01)")
     parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
     parser.add_argument("--frames", metavar="N", type=options.positive, help="first N frames of each clip")
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
@@ -154,9 +148,7 @@ def plan(args: argparse.Namespace, config: SolverConfig) -> list[Task]:
 
 def operators_of(args: argparse.Namespace) -> list[Operator]:
     paper = [kind for kind, known in options.OPERATORS.items() if known in map(type, PAPER_OPERATORS)]
-    names = chosen(
-        ",".join(paper) if args.operators == "all" else args.operators, (*options.OPERATORS,), "operators"
-    )
+    names = chosen(",".join(paper) if args.operators == "all" else args.operators, (*options.OPERATORS,), "operators")
     if "mask" in names:
         raise UsageError("expected operators without `mask`, which is drawn for one video: use inpainting")
     return [options.operator(name, only_fields_of(name, args), noise=args.noise) for name in names]
@@ -165,9 +157,7 @@ def operators_of(args: argparse.Namespace) -> list[Operator]:
 def only_fields_of(kind: str, args: argparse.Namespace) -> argparse.Namespace:
     """The arguments without the operator settings that `kind` does not have."""
     known = options.OPERATORS[kind].model_fields
-    kept = {
-        n: v for n, v in vars(args).items() if not n.startswith("operator.") or n.split(".", 1)[1] in known
-    }
+    kept = {n: v for n, v in vars(args).items() if not n.startswith("operator.") or n.split(".", 1)[1] in known}
     return argparse.Namespace(**kept)
 
 
@@ -244,14 +234,16 @@ def sheet_rows(clip: Path, pixels: Pixels, tasks: list[Task], kept: dict[Task, P
     original = pixels[sheet_frame(len(pixels))]
     for operator in dict.fromkeys(task.operator for task in tasks):
         wanted = [Task(operator, variant, oc) for variant, oc in SHEET_VARIANTS]
-        cells = [(task.variant, kept[task]) for task in wanted if task in kept]
+        cells = [(label(task), kept[task]) for task in wanted if task in kept]
         rows.append(SheetRow(f"{clip.stem}: {operator.kind}", (*cells, ("original", original))))
     return rows
 
 
-def settings(
-    args: argparse.Namespace, config: SolverConfig, model: Model, ffmpeg: str | None
-) -> dict[str, Any]:
+def label(task: Task) -> str:
+    return f"{task.variant} + output consistency" if task.output_consistency else task.variant
+
+
+def settings(args: argparse.Namespace, config: SolverConfig, model: Model, ffmpeg: str | None) -> dict[str, Any]:
     return {
         "model": args.model,
         "weights": args.weights,

@@ -46,15 +46,11 @@ def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
 def add_operator_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("operator settings")
     for name, (field, kinds) in _operator_fields().items():
-        group.add_argument(
-            f"--operator.{name}", metavar="VALUE", help=f"{_help(field, field.default)} [{kinds}]"
-        )
+        group.add_argument(f"--operator.{name}", metavar="VALUE", help=f"{_help(field, field.default)} [{kinds}]")
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the report as one JSON object; - is standard output"
-    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as one JSON object; - is standard output")
 
 
 def size(text: str) -> tuple[int, int]:
@@ -88,9 +84,7 @@ def operator(kind: str, args: argparse.Namespace, **settings: Any) -> Operator:
     if kind not in OPERATORS:
         raise UsageError(f"expected an operator among {', '.join(OPERATORS)}, found {kind!r}")
     try:
-        found: Operator = TypeAdapter(Operator).validate_python(
-            {"kind": kind, **settings, **_given(args, "operator")}
-        )
+        found: Operator = TypeAdapter(Operator).validate_python({"kind": kind, **settings, **_given(args, "operator")})
         return found
     except ValidationError as error:
         raise UsageError(f"--operator.{explain(error).removeprefix(kind + '.')} (operator {kind})") from error
@@ -115,9 +109,16 @@ def write_json(report: Mapping[str, Any], target: str | None) -> None:
         Path(target).write_text(text + "\n", encoding="utf-8")
 
 
+TABLE_WIDTH = 112
+"""columns that the widest table needs; a terminal that is narrower wraps, a file or a pipe gets them"""
+
+
 def console(json_target: str | None) -> Console:
     """Where tables for people go: standard error when standard output carries the JSON."""
-    return Console(file=sys.stderr if json_target == "-" else sys.stdout, highlight=False)
+    found = Console(file=sys.stderr if json_target == "-" else sys.stdout, highlight=False)
+    if not found.is_terminal:
+        found.width = max(found.width, TABLE_WIDTH)
+    return found
 
 
 def progress_console() -> Console:
@@ -128,11 +129,7 @@ def _given(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
     """The values of --PREFIX.KEY that were given, by KEY."""
     items: Iterable[tuple[str, Any]] = vars(args).items()
     start = prefix + "."
-    return {
-        name.removeprefix(start): value
-        for name, value in items
-        if name.startswith(start) and value is not None
-    }
+    return {name.removeprefix(start): value for name, value in items if name.startswith(start) and value is not None}
 
 
 def _operator_fields() -> dict[str, tuple[FieldInfo, str]]:
