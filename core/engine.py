@@ -103,6 +103,8 @@ class Engine:
             with stage("simulate"):
                 y = operator.measure(x, clean_past, torch.Generator().manual_seed(stream.seed * 1009 + state.index))
                 clean_past = remember(clean_past, x, operator.reach)
+        else:
+            y = operator.observed(y)
         restored, state = self.solver.restore(y, state, config, rung, stage)
         if not torch.isfinite(restored.x).all():
             raise FloatingPointError(f"chunk {state.index - 1} of stream {stream_id} is not finite")

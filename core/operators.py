@@ -62,6 +62,10 @@ class LinearOperator(Config):
         y = self.A(x, past)
         return y + self.noise * torch.randn(y.shape, generator=rng).to(y)
 
+    def observed(self, frames: Tensor) -> Tensor:
+        """The measurement in frames that come from a camera: all of them, or what a mask leaves."""
+        return frames
+
     def residual(self, x: Tensor, y: Tensor, past: Tensor | None) -> float:
         """|y - A x| / |y|: how far the restored frames are from what was measured."""
         return float((y - self.A(x, past)).norm() / y.norm().clamp_min(1e-12))
@@ -150,6 +154,9 @@ class MaskedOperator(LinearOperator):
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         y = super().measure(x, past, rng)
         return y * self.mask(*x.shape[-2:]).to(y)
+
+    def observed(self, frames: Tensor) -> Tensor:
+        return self.A_linear(frames)
 
     def infill(self, height: int, width: int) -> Infill:
         raise NotImplementedError

@@ -46,6 +46,19 @@ def test_incoming_frames_are_the_measurement(engine, frames):
     assert result.panels.shape == (9, H, W, 3) and result.psnr is None
 
 
+def test_what_a_mask_loses_is_no_measurement(engine, frames):
+    """Whatever comes in where the mask is black, picture and residual are the same."""
+    op = Inpainting()
+    lost = op.mask(H, W)[0, 0].numpy() == 0
+    spoilt = frames[:9].copy()
+    spoilt[:, lost] = 255 - spoilt[:, lost]
+    for name in ("a", "b"):
+        engine.open(name, op, "incoming", H, W)
+    a, b = engine.step("a", frames[:9], op, CONFIG), engine.step("b", spoilt, op, CONFIG)
+    assert np.array_equal(a.panels, b.panels)
+    assert a.residual == b.residual < 0.1
+
+
 def test_two_sessions_are_bit_equal_to_each_alone(engine, frames):
     op = TemporalAverage()
 
