@@ -15,7 +15,7 @@ const $ = (selector) => document.querySelector(selector);
 const view = new View({ canvas: $("#picture"), loupe: $("#loupe") });
 const figures = new Figures($("#figures"));
 const mask = new MaskEditor($("#mask"), () => operatorChanged());
-const keeper = new Keeper({ onState, onReport, onStream: (stream) => ($("#restored").srcObject = stream) });
+const keeper = new Keeper({ onState, onReport, onStream: (stream) => play($("#restored"), stream), awake });
 
 const page = { state: "idle", source: null, offered: [], values: {}, turn: 0, timer: null };
 
@@ -82,9 +82,25 @@ async function openChosen() {
 function use(source) {
   page.source?.stop();
   page.source = source;
-  $("#local").srcObject = source.stream;
+  play($("#local"), source.stream);
   view.show($("#local"), ["source"]);
-  source.ended.then(() => page.source === source && (stop(), notice("The source ended. Choose one and start again.")));
+  watchEnd(source);
+}
+
+async function play(video, stream) {
+  video.srcObject = stream;
+  try {
+    await video.play();
+  } catch (error) {
+    if (error.name !== "AbortError") throw error; // the next stream took its place
+  }
+}
+
+async function watchEnd(source) {
+  await source.ended;
+  if (page.source !== source) return;
+  stop();
+  notice("The source ended. Choose one and start again.");
 }
 
 function stop() {
@@ -119,9 +135,10 @@ async function switchSource() {
   const before = page.state;
   const source = await openChosen();
   if (!source) return;
+  await keeper.replace(source);
   page.source?.stop();
   page.source = source;
-  await keeper.replace(source);
+  watchEnd(source);
   setState(before, {});
 }
 
@@ -173,6 +190,12 @@ function onState(state, detail) {
   setState(state, detail);
   if (state === "failed") notice(`${sentence(detail.problem)} ${advice(detail.problem)}`);
   if (state === "connected") getModels().then(({ models: [model] }) => showModel(model));
+}
+
+/** A page nobody sees sends no pictures, so it opens no session either. */
+function awake() {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
 }
 
 function showSource() {

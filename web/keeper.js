@@ -13,8 +13,8 @@ export function backoff(attempt, luck) {
 
 export class Keeper {
   /**
-   * `events`: onState(name, detail), onReport, onStream. States: warming, connecting, waiting (detail has `seconds`,
-   * `refused`), connected, failed, idle.
+   * `events`: onState(name, detail), onReport, onStream, and `awake()`, a promise for the moment when somebody looks.
+   * States: warming, connecting, connected, waiting (detail has `seconds`, `refused`), failed.
    */
   constructor(events) {
     this.events = events;
@@ -34,6 +34,7 @@ export class Keeper {
       if (!problem.retryable) return this.events.onState("failed", { problem });
       if (performance.now() - began > 1000 * PROVEN) attempt = 0;
       await this.#wait(problem, attempt, signal);
+      await this.events.awake();
     }
   }
 
@@ -51,8 +52,8 @@ export class Keeper {
 
   /** One session from start to end; answers why it ended. */
   async #once(request, signal) {
-    const { onState, ...events } = this.events;
-    const session = new Session(events);
+    const { onState, onReport, onStream } = this.events;
+    const session = new Session({ onReport, onStream });
     try {
       await ready(signal, onState);
       onState("connecting", {});

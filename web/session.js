@@ -42,7 +42,7 @@ export class Session {
 
   /** Puts another video in the place of the one that is sent. */
   replace(stream) {
-    return this.sender.replaceTrack(stream.getVideoTracks()[0]);
+    return this.sender.replaceTrack(inMotion(stream));
   }
 
   /** Changes the operator or solver settings; answers the chunk from which they apply. */
@@ -65,8 +65,7 @@ export class Session {
   }
 
   #send(stream, size, panels) {
-    const [track] = stream.getVideoTracks();
-    if ("contentHint" in track) track.contentHint = "motion"; // a shared screen would drop to a few frames a second
+    const track = inMotion(stream);
     const encoding = { maxBitrate: bitrate(size), maxFramerate: 30 };
     const transceiver = this.pc.addTransceiver(track, { direction: "sendrecv", streams: [stream], sendEncodings: [encoding] });
     this.sender = transceiver.sender;
@@ -108,6 +107,13 @@ export class Session {
 export function bitrate(size) {
   const [width, height] = size.split("x").map(Number);
   return Math.min(4_000_000, Math.max(800_000, Math.round(width * height * FPS * 0.5)));
+}
+
+/** The video of `stream`, marked so that a shared screen does not drop to a few frames a second. */
+function inMotion(stream) {
+  const [track] = stream.getVideoTracks();
+  track.contentHint = "motion";
+  return track;
 }
 
 function preferVp8(transceiver) {

@@ -9,7 +9,7 @@ export function describeState(state, { reason, seconds, refused, problem } = {})
     connecting: { pill: "Connecting", wait: "Connecting to the server…" },
     connected: { pill: "Filling the first chunk", wait: "Connected. The first frames come back when a chunk is filled and restored." },
     streaming: { pill: "Restoring" },
-    passthrough: { pill: "Not restored: passed through" },
+    passthrough: { pill: "Passed through, not restored" },
     waiting: refused
       ? { pill: `Server is full: again in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` }
       : { pill: `Reconnecting in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` },

@@ -38,7 +38,6 @@ async def chromium(camera_clip):
         pytest.skip("Chromium is not installed: apt-get install chromium")
     arguments = [
         "--no-sandbox",
-        "--autoplay-policy=no-user-gesture-required",
         "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
         f"--use-file-for-fake-video-capture={camera_clip}",
@@ -67,6 +66,7 @@ def open_page():
         try:
             yield page
         finally:
+            await page.goto("about:blank")  # a closed context is not told to its page
             await context.close()
         assert [e for e in errors if not any(word in e for word in page.excused)] == []
 

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 ROOT = Path(__file__).parents[2]
 SIZE = "256x144"
+SERVE = ["--weights", "random", "--admission", "places"]
 ALIVE = "body:is([data-state=streaming], [data-state=passthrough])"
 """pictures come back; a machine that is too slow for this minute may pass some chunks through"""
 WARM_S = 120
@@ -50,7 +51,7 @@ async def server(tmp_path_factory):
     """The URL of `python -m server serve`, warm; afterwards it has to end by itself on Ctrl-C."""
     url, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as out:
-        command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--weights", "random"]
+        command = [sys.executable, "-m", "server", "serve", "--port", str(port), *SERVE]
         process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=out, stderr=out)
         try:
             await until_warm(url, process, log)
