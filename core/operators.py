@@ -214,8 +214,8 @@ class Mask(MaskedOperator):
 class GaussianBlur(LinearOperator):
     """Gaussian blur, 61 x 61 taps cut at four sigma, reflected at the border (whole-sample, as in the paper's code).
 
-    Separable, so A = Mh x Mw^T with one small matrix a side; their SVD gives Eq. 7 and Eq. 9 in closed form, exact at
-    the border. Singular values below 1/1000 hold nothing but noise and are dropped.
+    Separable, so A = Mh x Mw^T with one small matrix a side; their decompositions give Eq. 7 and Eq. 9 in closed form,
+    exact at the border. Singular values below 1/1000 hold nothing but noise and are dropped.
     """
 
     kind: Literal["gaussian_blur"] = "gaussian_blur"
@@ -235,14 +235,16 @@ class GaussianBlur(LinearOperator):
             raise ValueError(f"a 61 x 61 blur needs more than 30 pixels each way, not {width}x{height}")
         for size in (height, width):
             blur_svd(size, self.sigma)
+            blur_spectrum(size, self.sigma)
 
     def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
         """Wiener: the prior power of natural pictures falls with frequency, the noise does not."""
-        rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
+        rows, columns = (blur_spectrum(size, self.sigma) for size in y.shape[-2:])
         power = PICTURE_POWER / (rows.frequency[:, None] ** 2 + columns.frequency[None] ** 2) ** 1.1
         gains = rows.values[:, None] * columns.values[None]
-        spectrum = between(rows.U.T, y, columns.U)
-        return between(rows.V, spectrum * (gains * power / (gains**2 * power + self.noise**2)).to(y), columns.V.T)
+        spectrum = between(rows.analysis, y, columns.analysis.T)
+        spectrum = spectrum * (gains * power / (gains**2 * power + self.noise**2)).to(y)
+        return between(rows.synthesis, spectrum, columns.synthesis.T)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
@@ -434,20 +436,45 @@ class BlurSVD:
     U: Tensor
     values: Tensor
     V: Tensor
+
+
+@dataclass(frozen=True)
+class BlurSpectrum:
+    """M = synthesis diag(values) analysis: cosines, which a reflecting blur leaves as they are (DCT-I).
+
+    They are orthogonal when the end pixels count half, as they do in a mirrored line. The SVD weighs all pixels alike
+    and gives the end ones, which it sees least of, away.
+    """
+
+    synthesis: Tensor
+    values: Tensor
+    analysis: Tensor
     frequency: Tensor
-    """of each right singular vector, in cycles a pixel"""
+    """of each cosine, in cycles a pixel"""
 
 
 @constant(32)
 def blur_svd(size: int, sigma: float) -> BlurSVD:
     M = blur_matrix(size, sigma)
     U, values, Vh = torch.linalg.svd(M)
-    V = Vh.T
-    frequency = V.diff(dim=0).square().sum(0).sqrt().div(2).clamp(max=1).asin() / torch.pi
     kept = values > 1e-3
-    floats = (part.float().contiguous() for part in (M, U[:, kept], values[kept], V[:, kept], frequency[kept]))
-    matrix, U, values, V, frequency = floats
-    return BlurSVD(matrix=matrix, U=U, values=values, V=V, frequency=frequency.clamp_min(0.25 / size))
+    return BlurSVD(M.float(), U[:, kept].float(), values[kept].float(), Vh[kept].T.float().contiguous())
+
+
+@constant(32)
+def blur_spectrum(size: int, sigma: float) -> BlurSpectrum:
+    half = torch.ones(size, dtype=torch.float64)
+    half[[0, -1]] = 0.5**0.5
+    index = torch.arange(size, dtype=torch.float64)
+    cosines = torch.cos(torch.pi * index[:, None] * index[None] / (size - 1))  # pixel, frequency
+    Q = half[:, None] * cosines
+    Q = Q / Q.norm(dim=0)
+    values = (Q * (half[:, None] * (blur_matrix(size, sigma) @ (Q / half[:, None])))).sum(0)
+    kept = values > 1e-3
+    synthesis, analysis = Q / half[:, None], Q.T * half
+    frequency = (index / (2 * (size - 1))).clamp_min(0.25 / size)
+    parts = (synthesis[:, kept], values[kept], analysis[kept], frequency[kept])
+    return BlurSpectrum(*(part.float().contiguous() for part in parts))
 
 
 def blur_matrix(size: int, sigma: float, radius: int = 30) -> Tensor:
