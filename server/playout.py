@@ -76,6 +76,9 @@ class Playout(Generic[F]):
         self._queue = deque(sorted([*self._queue, *frames], key=lambda entry: entry[0]))
         excess = [self._queue.popleft()[1] for _ in range(len(self._queue) - self.capacity)]
         self.late += len(excess)
+        # The rest leaves that much earlier; else, with a delay longer than the queue, nothing would ever be due.
+        self._delay -= len(excess)
+        self._margins = deque((when, margin - len(excess)) for when, margin in self._margins)
         return dropped + excess
 
     def due(self) -> float | None:

@@ -134,3 +134,19 @@ def test_nothing_is_played_twice_out_of_order_or_unaccounted_whatever_comes(seed
     assert list(frames) == sorted(set(frames))
     assert put == len(played) + gone + playout.waiting
     assert gone == playout.late + playout.caught_up
+
+
+def test_a_delay_longer_than_the_queue_does_not_stop_the_playout():
+    """Chunks that came seconds late grew the delay past the queue; then each put dropped what was not yet due."""
+    playout, left = Playout(16.0, capacity=48), []
+    lateness = {2: 4.0, 3: 4.0}
+    now = 0.0
+    for chunk in range(40):
+        until = max(now, 0.75 * (chunk + 1) + lateness.get(chunk, 0.05))
+        while now < until:
+            now += 1 / 64
+            if taken := playout.take(now):
+                left.append(taken[0])
+        playout.put([(12 * chunk + i, i) for i in range(12)], now)
+    assert playout.played > 0.8 * 40 * 12
+    assert left == sorted(set(left))
