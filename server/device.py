@@ -89,9 +89,7 @@ class Device:
         spec, memory = request.spec, FrameMemory(self.descriptor(), request.input_bytes, request.output_bytes)
         self._close(request.stream_id)
         try:
-            self.engine.open(
-                request.stream_id, request.operator, spec.mode, spec.height, spec.width, spec.seed
-            )
+            self.engine.open(request.stream_id, request.operator, spec.mode, spec.height, spec.width, spec.seed)
         except ValueError as error:
             memory.close()
             return Refused(str(error))
@@ -138,20 +136,45 @@ class Device:
             torch.cuda.synchronize(self.engine.model.device)
 
 
-def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> float:
-    """Seconds of one full later chunk of `size` (width, height), after an opening one and one to warm up."""
+@dataclass(frozen=True)
+class WarmUp:
+    """What one size costs."""
+
+    seconds: float
+    """of a full later chunk"""
+    session_bytes: int
+    """of device memory that an open stream holds; 0 on a CPU"""
+
+
+def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> WarmUp:
+    """Restores three chunks of `size` (width, height): the opening one, one to warm up, and one to measure."""
     width, height = size
+    before = held_bytes(engine)
     operator = SuperResolution()
     rng = np.random.default_rng(0)
     engine.open("warmup", operator, "simulate", height, width)
-    seconds = 0.0
     for index in range(3):
         frames = rng.integers(0, 256, (engine.spec.frames(index), height, width, 3), np.uint8)
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         engine.step("warmup", frames, operator, solver)
-        seconds = time.perf_counter() - start
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    session_bytes = held_bytes(engine) - before
     engine.close("warmup")
-    return seconds
+    on_cpu = engine.model.device.type == "cpu"
+    seconds = min(wall, cpu) if on_cpu else wall  # what else this machine does meanwhile is not the chunk's cost
+    return WarmUp(seconds, session_bytes)
+
+
+def held_bytes(engine: Engine) -> int:
+    """Device memory in use; 0 on a CPU, whose memory we share with everybody."""
+    device = engine.model.device
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def free_bytes(engine: Engine) -> int:
+    """Device memory that sessions may take; what a chunk needs for a moment is in torch's pool by now."""
+    device = engine.model.device
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def serve(connection: Connection, options: DeviceOptions) -> None:
@@ -165,8 +188,10 @@ def serve(connection: Connection, options: DeviceOptions) -> None:
     connection.send(Loaded(model.name, str(model.device), solver))
     engine = Engine(model)
     costs = {size: warm_up(engine, solver, size) for size in options.warm_sizes}
+    seconds = {size: cost.seconds for size, cost in costs.items()}
+    session_bytes = {size: cost.session_bytes for size, cost in costs.items()}
     device = Device(engine, lambda: receive_descriptor(connection))
-    connection.send(Ready(costs, {}))
+    connection.send(Ready(seconds, session_bytes, free_bytes(engine)))
     while True:
         try:
             request = connection.recv()

@@ -100,7 +100,9 @@ class Ready:
     chunk_seconds: dict[tuple[int, int], float]
     """measured at warm-up: seconds of one full later chunk, by (width, height)"""
     session_bytes: dict[tuple[int, int], int]
-    """memory of one open stream, by (width, height)"""
+    """device memory of one open stream, by (width, height)"""
+    memory_bytes: int = 0
+    """device memory for all streams together; 0 does not count it"""
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         flag = f"--{name.replace('_', '-')}"
         default = "" if field.default is None else f" (default {field.default})"
-        parser.add_argument(
-            flag, metavar="VALUE", help=(field.description or "").replace("%", "%%") + default
-        )
+        parser.add_argument(flag, metavar="VALUE", help=(field.description or "").replace("%", "%%") + default)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once. All is closed by now, and an interpreter with torch in it takes seconds to undo itself."""
+    """Ends the process at once: all is closed by now, and an interpreter with torch in it takes its time to end."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
