@@ -12,7 +12,7 @@ from core.errors import UsageError
 from server.tally import Tally, quantile
 
 WIDTH, HEIGHT = 860, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 26, 30
+LEFT, RIGHT, TOP, BOTTOM = 96, 12, 26, 30
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#be185d", "#4d7c0f")
 
 RUNGS = ("passthrough", "x_init", "no_reinjection", "one_step", "full")
@@ -35,6 +35,8 @@ class Chart:
 
     title: str
     lines: list[list[Point]]
+    right: float
+    """seconds at the right edge, the same for all charts"""
     labels: tuple[str, ...] = ()
     """names of the values 0, 1, 2, … instead of numbers"""
 
@@ -42,23 +44,23 @@ class Chart:
         points = [point for line in self.lines for point in line]
         if not points:
             return ""
-        right = max(x for x, _ in points) or 1.0
         top = float(len(self.labels) - 1) if self.labels else 1.1 * max(y for _, y in points) or 1.0
-        place = _scale(right, top)
+        place = _scale(self.right, top)
         lines = [_polyline(line, COLOURS[i % len(COLOURS)], place) for i, line in enumerate(self.lines) if line]
         return (
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(self.title)}">'
             f'<text x="{LEFT}" y="14" style="font-size:13px;fill:#111">{escape(self.title)}</text>'
-            f"{self._axis_y(top, place)}{_axis_x(right, place)}{''.join(lines)}</svg>"
+            f"{self._axis_y(top, place)}{_axis_x(self.right, place)}{''.join(lines)}</svg>"
         )
 
     def _axis_y(self, top: float, place: Callable[[float, float], Point]) -> str:
         count = len(self.labels) - 1 if self.labels else 4
-        names = self.labels or tuple(f"{top * i / count:.3g}" for i in range(count + 1))
+        digits = 0 if top >= 20 else 2
+        names = self.labels or tuple(f"{top * i / count:.{digits}f}" for i in range(count + 1))
         heights = [place(0, top * i / count)[1] for i in range(count + 1)]
         return "".join(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="#eee"/>'
-            f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{escape(name[:9])}</text>'
+            f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
             for y, name in zip(heights, names, strict=True)
         )
 
@@ -74,20 +76,18 @@ def write_report(
 
 
 def page(result: dict[str, Any], tallies: Sequence[Tally], samples: list[dict[str, Any]], began: float) -> str:
+    right = max([1.0, *(t.frames[-1].at - began for t in tallies if t.frames)])
     charts = [
-        Chart("latency, input to output, p95 of each second (ms)", [latency_curve(t, began) for t in tallies]),
-        Chart("new pictures in each second", [rate_curve(t, began) for t in tallies]),
-        Chart("rung of each chunk", [rung_curve(t, began) for t in tallies], RUNGS),
-        Chart(
-            "PSNR of each chunk against the original, by the server (dB)",
-            [psnr_curve(t, began) for t in tallies],
-        ),
-        Chart("load of the device (1 = all of its time)", [load_curve(samples, began)]),
+        Chart("latency, input to output, p95 of each second (ms)", [latency_curve(t, began) for t in tallies], right),
+        Chart("new pictures in each second", [rate_curve(t, began) for t in tallies], right),
+        Chart("rung of each chunk", [rung_curve(t, began) for t in tallies], right, RUNGS),
+        Chart("PSNR of each chunk, told by the server (dB)", [psnr_curve(t, began) for t in tallies], right),
+        Chart("load of the device (1 = all of its time)", [load_curve(samples, began)], right),
     ]
     settings = result["settings"]
     title = (
-        f"{len(result['sessions'])} sessions of {settings['width']}x{settings['height']} at "
-        f"{settings['fps']:g} frames per second, {settings['operator']['kind']}"
+        f"{settings['width']}x{settings['height']} at {settings['fps']:g} frames per second, "
+        f"{settings['operator']['kind']}, sessions: {len(result['sessions'])}"
     )
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Load test</title><style>{STYLE}</style>"
@@ -147,7 +147,8 @@ def psnr_curve(tally: Tally, began: float) -> list[Point]:
 
 
 def load_curve(samples: list[dict[str, Any]], began: float) -> list[Point]:
-    return [(s["at"] - began, float(s["load"])) for s in samples if s.get("load") is not None]
+    known = [(s["at"] - began, float(s["load"])) for s in samples if s.get("load") is not None]
+    return [(at, load) for at, load in known if at >= 0]
 
 
 def _per_second(tally: Tally, began: float, value: Callable[[float], float | None], factor: float) -> list[Point]:
@@ -173,5 +174,7 @@ def _axis_x(right: float, place: Callable[[float, float], Point]) -> str:
 
 
 def _polyline(line: list[Point], colour: str, place: Callable[[float, float], Point]) -> str:
-    points = " ".join(f"{x},{y}" for x, y in (place(max(0.0, x), max(0.0, y)) for x, y in line))
-    return f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="{points}"/>'
+    places = [place(max(0.0, x), max(0.0, y)) for x, y in line]
+    points = " ".join(f"{x},{y}" for x, y in places)
+    dots = "".join(f'<circle cx="{x}" cy="{y}" r="1.8" fill="{colour}"/>' for x, y in places)
+    return f'<polyline fill="none" stroke="{colour}" stroke-width="1.2" points="{points}"/>{dots}'

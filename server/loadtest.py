@@ -316,7 +316,6 @@ def run(args: argparse.Namespace) -> int:
     check_bounds(args)
     limits = Limits(fps=base.fps, budget=args.budget, chunk_frames=CHUNK_FRAMES)
     test = LoadTest(base, limits)
-    began = time.monotonic()
     if args.ramp:
         outcome = asyncio.run(test.ramp(args.most, args.step))
     else:
@@ -327,7 +326,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json != "-":
         print(table(result))
     if report is not None:
-        write_report(report, result, outcome.clients, outcome.samples, began)
+        opened = [tally.opened for tally in outcome.clients if tally.opened is not None]
+        write_report(report, result, outcome.clients, outcome.samples, began=min(opened, default=0.0))
     return exit_code(result)
 
 

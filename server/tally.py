@@ -135,6 +135,7 @@ class Tally:
             "frames_wrong": self.wrong,
             "frames_unreadable": self.unreadable,
             "latency_ms": {f"p{p}": milliseconds(quantile(latencies, p / 100)) for p in (50, 95, 99)},
+            "server_latency_ms": {f"p{p}": quantile(self._server_latencies(), p / 100) for p in (50, 95)},
             "first_frame_ms": milliseconds(self._until_first()),
             "freezes": sum(gap > FREEZE for gap in gaps),
             "longest_gap_ms": milliseconds(max(gaps, default=None)),
@@ -165,6 +166,10 @@ class Tally:
         if "chunk" in report:
             self.rungs[report["rung"]] += 1
             self.chunks.append((at, report))
+
+    def _server_latencies(self) -> list[float]:
+        """Milliseconds that the first frame of each chunk spent in the server, as it tells itself."""
+        return [report["latency_ms"] for _, report in self.chunks if report.get("latency_ms") is not None]
 
     def _until_first(self) -> float | None:
         return self.frames[0].at - self.opened if self.frames and self.opened is not None else None

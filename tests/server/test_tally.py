@@ -59,9 +59,14 @@ def test_a_freeze_is_half_a_second_without_a_new_picture():
 
 
 def test_reports_count_the_rungs_and_events_do_not():
-    lines = [{"event": "report", "at": 1.0, "report": {"chunk": i, "rung": "full"}} for i in range(3)]
+    lines = [
+        {"event": "report", "at": 1.0, "report": {"chunk": i, "rung": "full", "latency_ms": 900.0 + i}}
+        for i in range(3)
+    ]
     lines.append({"event": "report", "at": 2.0, "report": {"event": "rung", "rung": "x_init"}})
-    assert tally_of(*lines).summary()["rungs"] == {"full": 3}
+    summary = tally_of(*lines).summary()
+    assert summary["rungs"] == {"full": 3}
+    assert summary["server_latency_ms"] == {"p50": 901.0, "p95": 902.0}
 
 
 @pytest.mark.parametrize(
