@@ -57,11 +57,14 @@ export class Session {
   /** Ends the session here and on the server. Safe in every state, also while the page goes away. */
   close(reason = new SessionEnd("Stopped.", false)) {
     clearTimeout(this.flicker);
-    this.pc.close();
     this.end(reason);
-    if (!this.id) return;
-    deleteSession(this.id).catch((error) => console.info(`DELETE /sessions did not arrive: ${error.message}`));
+    const id = this.id;
     this.id = null;
+    if (!id) return this.pc.close();
+    // In this order: a closed connection ends the session too, and then there is nothing left to be deleted.
+    deleteSession(id)
+      .catch((error) => console.info(`DELETE /sessions did not arrive: ${error.message}`))
+      .finally(() => this.pc.close());
   }
 
   #send(stream, size, panels) {
@@ -89,7 +92,10 @@ export class Session {
       if (pc.connectionState === "disconnected") this.flicker = setTimeout(lost, FLICKER_MS);
       if (pc.connectionState === "failed") lost();
     });
-    this.channel.addEventListener("close", () => this.end(new SessionEnd("The server ended the session.")));
+    this.channel.addEventListener("close", () => {
+      this.id = null;
+      this.end(new SessionEnd("The server ended the session."));
+    });
   }
 
   async #connected(signal) {
