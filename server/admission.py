@@ -90,6 +90,8 @@ RATIOS: dict[tuple[Rung, bool], float] = {
 ON_CALENDAR: tuple[Rung, ...] = ("full", "one_step")
 """The rungs on which the calendar guides."""
 
+MOST_TRIES = 16
+
 _Key = tuple[str, int, int, int, Rung, bool]
 """model, width, height, num_steps, rung, guided"""
 
@@ -115,6 +117,8 @@ class Admission:
     _slowness: float = 1.0
     """how much slower chunks are now than then: a busy machine, a hot card"""
     _measured_at: float = float("-inf")
+    _tries: int = 1
+    """doubled by each chunk on x_init that was too slow, 1 again after one that was not"""
     _busy_since: float = float("-inf")
     """when the first of the open sessions came"""
     _open: dict[str, _Open] = field(default_factory=dict)
@@ -146,23 +150,28 @@ class Admission:
         self._learn(key, self._base(workload, rung, guided), self._prior(workload, rung, guided), share * error)
         self._slowness = self.slowness(now) * exp(self._weight(now, error) * (1 - share) * error)
         self._measured_at = now
+        if rung == "x_init":
+            self._tries = min(2 * self._tries, MOST_TRIES) if seconds > workload.budget else 1
 
     def slowness(self, now: float) -> float:
         """How much slower the device is than at its warm-up; without news it is trusted again by and by."""
-        silence = max(0.0, now - self._measured_at - self.config.memory_of_slowness)
+        memory = self.config.memory_of_slowness * self._tries
+        silence = max(0.0, now - self._measured_at - memory)
         if self._slowness <= 1:
             return self._slowness
-        return float(1 + (self._slowness - 1) * 0.5 ** (silence / self.config.memory_of_slowness))
+        return float(1 + (self._slowness - 1) * 0.5 ** (silence / memory))
 
     def _pace(self, now: float) -> float:
         """The slowness that rungs are chosen by. It falls while sessions are open and nothing is measured.
 
-        So a device that was measured too slow for anything is tried again, and not passed by for ever.
+        So a device that was measured too slow for anything is tried again, and not passed by for ever; each
+        time in vain it is given twice as long, since a try that is late costs its session latency.
         """
-        silence = now - max(self._measured_at, self._busy_since) - self.config.memory_of_slowness
+        memory = self.config.memory_of_slowness * self._tries
+        silence = now - max(self._measured_at, self._busy_since) - memory
         if not self._open or silence <= 0:
             return self.slowness(now)
-        return self.slowness(now) * float(0.5 ** (silence / self.config.memory_of_slowness))
+        return self.slowness(now) * float(0.5 ** (silence / memory))
 
     def cost(self, now: float, workload: Workload, rung: Rung = "full", guided: bool = False) -> float:
         """Seconds that one chunk on `rung` takes at `now`; 0 for a model of which nothing was measured."""

@@ -1,6 +1,7 @@
 """Who may open a session: decided from measured costs."""
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -140,6 +141,23 @@ def test_a_device_that_nothing_dares_to_use_is_tried_again():
     admission.measure(112.0, SMALL, 3.0, "x_init", guided=True)
     assert not admission.room("a", "x_init", 112.1), "it is as slow as it was"
     assert isinstance(admission.decide(SMALL, 130.0), Refuse), "no new session is let in on a hope"
+
+
+def test_a_device_that_is_tried_in_vain_is_tried_ever_more_seldom():
+    admission = device(1.0)
+    admission.open("a", SMALL, 0.0)
+    admission.set_rung("a", "passthrough")
+    now, tries = 0.0, []
+    while now < 300:
+        now += 0.75
+        if admission.room("a", "x_init", now) and admission.cost(now, SMALL, "x_init") < SMALL.budget:
+            admission.measure(now, SMALL, 2.0, "x_init")
+            tries.append(now)
+    waits = [b - a for a, b in pairwise(tries)]
+    assert 5 <= len(tries) <= 15
+    assert waits[-1] > 4 * waits[0]
+    admission.measure(now, SMALL, 0.2, "x_init")
+    assert admission.room("a", "x_init", now + 3), "one try that went well makes up for all"
 
 
 def test_passthrough_tells_nothing_about_the_device():
