@@ -49,6 +49,7 @@ class Broadcast:
         self._source = source
         self._limit = limit
         self._players: set[PlayerTrack] = set()
+        self.ended = asyncio.Event()
 
     def join(self) -> PlayerTrack:
         """A track for one more peer."""
@@ -65,10 +66,12 @@ class Broadcast:
         try:
             while True:
                 frame = await self._source.recv()
+                self._players = {player for player in self._players if player.readyState == "live"}
                 for player in self._players:
                     player.offer(frame)
         except MediaStreamError:
             return
         finally:
+            self.ended.set()
             for player in list(self._players):
                 self.leave(player)

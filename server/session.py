@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import av
@@ -22,6 +23,7 @@ from core.config import Config
 from core.operators import Operator, SuperResolution
 from core.solver import Rung, SolverConfig
 from server.audio import CarriedTrack
+from server.broadcast import Broadcast
 from server.ladder import Ladder
 from server.messages import Mode, Panel, StreamSpec
 from server.pictures import PictureReader, PictureWriter, Pixels
@@ -41,6 +43,10 @@ INBOX = 8
 """frames that may wait to be converted; more means that conversion is behind, and the oldest is dropped"""
 CHANNEL_BYTES = 256 * 1024
 """bytes of reports that may wait for a slow data channel"""
+OUTPUT_FRAMES = 4
+"""frames that may wait for an encoder; the oldest are dropped"""
+LOG_TICKS = 40
+"""quarters of a second between log lines about what was lost"""
 CLOSE_TIMEOUT = 10.0
 """seconds that closing a peer connection may take"""
 
@@ -101,9 +107,7 @@ class Deadlines:
     most: float
     """0: a session may live as long as it likes"""
 
-    def expired(
-        self, now: float, opened: float, connected: float | None, last_frame: float | None
-    ) -> str | None:
+    def expired(self, now: float, opened: float, connected: float | None, last_frame: float | None) -> str | None:
         """Why the session must end at `now`, or None."""
         if self.most and now - opened > self.most:
             return f"a session may last {self.most:g} s"
@@ -134,9 +138,7 @@ class Host(Protocol):
 class Session:
     """A peer connection that owns one stream."""
 
-    def __init__(
-        self, session_id: str, config: SessionConfig, settings: Settings, pc: PeerConnection, host: Host
-    ):
+    def __init__(self, session_id: str, config: SessionConfig, settings: Settings, pc: PeerConnection, host: Host):
         self.id = session_id
         self.config = config
         self.state = SessionState.CONNECTING
@@ -163,6 +165,8 @@ class Session:
         )
         playout: Playout[Outgoing] = Playout(config.fps, settings.preroll, capacity=4 * 12)
         self.restored = RestoredTrack(playout, self._on_left, self._on_dropped)
+        self.output = Broadcast(self.restored, limit=OUTPUT_FRAMES)
+        """the restored video, for the client's connection or for players"""
         self.sound: CarriedTrack | None = None
         """the client's sound on its way back, when it sends any"""
         self._sampler = FrameSampler(config.fps, max_fill=settings.idle_pause)
@@ -178,14 +182,27 @@ class Session:
         self._reader, self._writer = PictureReader(), PictureWriter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened = self._now()
+        self._dialled = self._opened
+        """when the client's present connection was answered"""
+        self._track: MediaStreamTrack | None = None
+        self._rebase = False
+        """the next frame is the first of another connection, whose timestamps begin anew"""
+        self._shift = 0.0
+        self._last_source: tuple[float, float] | None = None
+        """timestamp and arrival of the last frame"""
         self._connected: float | None = None
         self._last_frame: float | None = None
 
     # --- life -------------------------------------------------------------------------------------
 
     def start(self, track: MediaStreamTrack) -> None:
-        """Begins to take in `track`. The peer connection may still be connecting."""
+        """Begins to take in `track`, in place of the one before. Its peer connection may still be connecting."""
+        began, self._track = self._track is not None, track
         self._spawn(self._drain(track))
+        if began:
+            self._rebase = True
+            return
+        self._spawn(self.output.run())
         self._spawn(self._feed())
         self._spawn(self._send_back())
         self._spawn(self._watch())
@@ -201,8 +218,17 @@ class Session:
         """Seconds since the last frame came, or since the session was opened."""
         return self._now() - (self._last_frame or self._opened)
 
-    def on_connection(self, state: str) -> None:
-        """The peer connection changed its state."""
+    def resume(self, pc: PeerConnection) -> None:
+        """Goes on over `pc`, whose track `start` has taken in, in place of a connection that was lost."""
+        lost, self.pc = self.pc, pc
+        self._dialled, self._connected, self._last_frame, self._channel = self._now(), None, None, None
+        self.figures.resumed += 1
+        self._spawn(lost.close())
+
+    def on_connection(self, pc: PeerConnection, state: str) -> None:
+        """A peer connection changed its state; one that was replaced has no say."""
+        if pc is not self.pc:
+            return
         if state == "connected" and self._connected is None:
             self._connected = self._now()
         elif state in ("failed", "closed") and self.state is not SessionState.CLOSED:
@@ -253,11 +279,22 @@ class Session:
             self._host.end(self.id, f"an internal error: {error!r}")
 
     async def _watch(self) -> None:
-        while True:
+        """Ends a session whose deadlines have passed, and logs now and then what it lost."""
+        lost = self._lost()
+        for tick in count(1):
             await asyncio.sleep(0.25)
-            reason = self._deadlines.expired(self._now(), self._opened, self._connected, self._last_frame)
+            if tick % LOG_TICKS == 0 and (now_lost := self._lost()) != lost:
+                logger.info("session %s: lost so far: %s", self.id, now_lost)
+                lost = now_lost
+            opened = self._dialled if self._connected is None else self._opened
+            reason = self._deadlines.expired(self._now(), opened, self._connected, self._last_frame)
             if reason is not None:
                 return self._host.end(self.id, reason)
+
+    def _lost(self) -> dict[str, int]:
+        figures = self.figures
+        chunks = {"shed": figures.shed, "passed": figures.chunks["passthrough"], "failed": figures.failed}
+        return {name: value for name, value in {**figures.dropped, **chunks}.items() if value}
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -267,7 +304,9 @@ class Session:
             try:
                 frame = await track.recv()
             except MediaStreamError:
-                return self._host.end(self.id, "the client ended its video")
+                if track is self._track:
+                    self._host.end(self.id, "the client ended its video")
+                return
             assert isinstance(frame, VideoFrame)
             self._take(frame, self._now())
 
@@ -290,19 +329,27 @@ class Session:
         self._last_frame = now
         self.figures.frames_in += 1
         self.figures.arrivals.add(1.0, now)
-        timestamp = float(picture.time or 0.0)
         now = picture.opaque.at if isinstance(picture.opaque, Reception) else now
+        timestamp = self._source_time(picture, now)
         sample = self._sampler.accept(timestamp, now)
         if sample.slot is None:
             self.figures.dropped["rate"] += 1
             return
         for missing in range(sample.repeats):
-            self._queue(
-                Arrival(sample.slot - sample.repeats + missing, timestamp, now, self._held or picture)
-            )
+            self._queue(Arrival(sample.slot - sample.repeats + missing, timestamp, now, self._held or picture))
             self.figures.frames_repeated += 1
         self._queue(Arrival(sample.slot, timestamp, now, picture, sample.gap))
         self._held = picture
+
+    def _source_time(self, picture: VideoFrame, now: float) -> float:
+        """The frame's timestamp on the session's own line, on which a new connection goes on."""
+        time = float(picture.time or 0.0)
+        if self._rebase and self._last_source is not None:
+            last, arrival = self._last_source
+            self._shift = last + (now - arrival) - time
+        self._rebase = False
+        self._last_source = (time + self._shift, now)
+        return time + self._shift
 
     def _queue(self, arrival: Arrival) -> None:
         if len(self._inbox) >= INBOX + round(self._settings.idle_pause * self.config.fps):
@@ -342,9 +389,7 @@ class Session:
 
     def _size(self, picture: VideoFrame) -> None:
         """Fixes the size of the stream, from the configuration or from the first frame."""
-        width, height = self.config.size or fit_size(
-            self.config, picture.width, picture.height, self._settings
-        )
+        width, height = self.config.size or fit_size(self.config, picture.width, picture.height, self._settings)
         self.spec = StreamSpec(height, width, self.config.mode, self.config.panels, self.config.seed)
         self._host.sized(self)
 

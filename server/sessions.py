@@ -160,7 +160,7 @@ class Sessions:
         if refusal is not None:
             self.refused_total += 1
             raise Refusal(503, "full", f"the server is full: {refusal.reason}", refusal.retry_after)
-        self.admission.open(session_id, workload, now)
+        self.admission.open(session_id, workload, now, self._bytes(workload))
         self._workloads[session_id] = workload
         self._queue(session_id)
 
@@ -168,7 +168,7 @@ class Sessions:
         """Why one more session may not open, if so."""
         if self.settings.admission == "places" and len(self._workloads) < self.settings.max_sessions:
             return None
-        decision = self.admission.decide(workload, now)
+        decision = self.admission.decide(workload, now, self._bytes(workload))
         return decision if isinstance(decision, Refuse) else None
 
     def _release(self, session_id: str) -> None:
@@ -182,14 +182,22 @@ class Sessions:
     def _new_session(self, session_id: str, config: SessionConfig, returns: bool) -> Session:
         pc = PeerConnection(rtc_config(self.settings, config.fps))
         session = Session(session_id, config, self.settings, pc, self)
+        self._connect(session, pc, returns)
+        self._open[session_id] = session
+        self.opened_total += 1
+        return session
+
+    @staticmethod
+    def _connect(session: Session, pc: PeerConnection, returns: bool) -> None:
+        """Has the session hear of what its peer connection gets, and answer with what it restores."""
 
         @pc.on("track")
         def on_track(track: MediaStreamTrack) -> None:
             if track.kind == "video":
                 session.start(track)
-            back = session.restored if track.kind == "video" else session.carry(track)
+            sound = session.carry(track) if track.kind == "audio" else None
             if returns:
-                pc.addTrack(back)
+                pc.addTrack(sound or session.output.join())
 
         @pc.on("datachannel")
         def on_datachannel(channel: RTCDataChannel) -> None:
@@ -197,29 +205,38 @@ class Sessions:
 
         @pc.on("connectionstatechange")
         def on_connectionstatechange() -> None:
-            session.on_connection(pc.connectionState)
+            session.on_connection(pc, pc.connectionState)
 
-        self._open[session_id] = session
-        self.opened_total += 1
-        return session
+    async def resume(self, session_id: str, offer: Offer) -> Opened:
+        """Answers an offer of a client that lost its connection: the session, its stream and its cache go on."""
+        session = self.get(session_id)
+        pc = PeerConnection(rtc_config(self.settings, session.config.fps))
+        self._connect(session, pc, returns=True)
+        try:
+            answer = await self._negotiate(pc, offer)
+        except BaseException:
+            await pc.close()
+            raise
+        session.resume(pc)
+        return Opened(session, answer)
 
     async def _answer(self, session: Session, offer: Offer) -> str:
-        options = AnswerOptions(public_address=self.settings.public_ip)
         try:
-            async with asyncio.timeout(self.settings.offer_timeout):
-                return await session.pc.answer(offer, options)
-        except TimeoutError as error:
-            await session.close("the offer took too long")
-            seconds = self.settings.offer_timeout
-            raise Refusal(
-                422, "unsupported_offer", f"the offer took longer than {seconds:g} s to answer"
-            ) from error
-        except NoMediaPort as error:
-            await session.close(str(error))
-            raise Refusal(503, "no_port", str(error), retry_after=5) from error
+            return await self._negotiate(session.pc, offer)
         except BaseException:
             await session.close("the offer could not be answered")
             raise
+
+    async def _negotiate(self, pc: PeerConnection, offer: Offer) -> str:
+        options = AnswerOptions(public_address=self.settings.public_ip)
+        try:
+            async with asyncio.timeout(self.settings.offer_timeout):
+                return await pc.answer(offer, options)
+        except TimeoutError as error:
+            message = f"the offer took longer than {self.settings.offer_timeout:g} s to answer"
+            raise Refusal(422, "unsupported_offer", message) from error
+        except NoMediaPort as error:
+            raise Refusal(503, "no_port", str(error), retry_after=5) from error
 
     async def _prepare(self, operator: LinearOperator, size: tuple[int, int] | None) -> None:
         """Has the operator check the size, when it is known; off the loop, since that may take a moment."""
@@ -244,6 +261,13 @@ class Sessions:
             frames=CHUNK_FRAMES,
             budget=self.settings.latency_budget,
         )
+
+    def _bytes(self, workload: Workload) -> int:
+        """Device memory that a session takes: that of the nearest size that was measured, by pixels."""
+        measured = self.worker.ready.session_bytes if self.worker.ready else {}
+        pixels = workload.width * workload.height
+        by_distance = [(abs(w * h - pixels), held * pixels // (w * h)) for (w, h), held in measured.items()]
+        return min(by_distance)[1] if by_distance else 0
 
     def _account(self, session_id: str, config: SessionConfig, size: tuple[int, int] | None) -> None:
         workload = self._workload(config, size)
@@ -317,11 +341,11 @@ class Sessions:
 
     def on_state(self, state: WorkerState) -> None:
         if state == "ready" and self.worker.ready is not None:
+            memory = {"memory_bytes": self.worker.ready.memory_bytes}
+            self.admission.config = self.admission.config.model_copy(update=memory)
             for (width, height), seconds in self.worker.ready.chunk_seconds.items():
                 self.admission.calibrate(
-                    Workload(
-                        model=self.settings.model, width=width, height=height, num_steps=self.solver.num_steps
-                    ),
+                    Workload(model=self.settings.model, width=width, height=height, num_steps=self.solver.num_steps),
                     seconds,
                 )
         for session in self._open.values():

@@ -41,6 +41,8 @@ class OfferBody(Config):
     type: Literal["offer"]
     model: str | None = None
     """name of the model; unset takes the server's"""
+    resume: str | None = None
+    """id of a session whose connection was lost, to go on with it; other fields are then of no account"""
 
 
 class Change(Config):
@@ -80,7 +82,10 @@ async def open_session(request: web.Request) -> web.Response:
     fields.setdefault("fps", sessions.settings.fps)
     config = validate(SessionConfig, fields)
     offer = parse_offer(offer_body.sdp, sdp_limits(sessions))
-    opened = await sessions.open(offer, config)
+    if offer_body.resume is not None:
+        opened = await sessions.resume(offer_body.resume, offer)
+    else:
+        opened = await sessions.open(offer, config)
     answer = {"id": opened.session.id, "sdp": opened.answer, "type": "answer"}
     headers = {"Location": f"/sessions/{opened.session.id}"}
     return web.json_response(answer, status=201, headers=headers)

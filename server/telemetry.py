@@ -53,6 +53,8 @@ class SessionFigures:
 
     frames_in: int = 0
     frames_repeated: int = 0
+    resumed: int = 0
+    """connections that took the place of a lost one"""
     """frames made up by repeating, where the source was slower than the session"""
     frames_left: int = 0
     dropped: Counter[str] = field(default_factory=Counter)

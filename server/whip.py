@@ -34,8 +34,6 @@ SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed")
-PLAYER_FRAMES = 4
-"""frames that may wait for a player's encoder"""
 PLAYER_PACKETS = 50
 """packets of sound that may wait for a player: one second"""
 
@@ -98,7 +96,7 @@ class Streams:
             raise
         session = opened.session
         sound = Broadcast(session.sound, PLAYER_PACKETS) if session.sound else None
-        stream = Stream(name, session, offer, Broadcast(session.restored, PLAYER_FRAMES), sound)
+        stream = Stream(name, session, offer, session.output, sound)
         self._streams[name] = stream
         self._spawn(self._play(stream))
         return stream, opened.answer
@@ -118,7 +116,7 @@ class Streams:
         """Plays the stream to its players until the session ends, then ends them."""
         sound = asyncio.create_task(stream.sound.run()) if stream.sound else None
         try:
-            await stream.video.run()
+            await stream.video.ended.wait()
         finally:
             if self._streams.get(stream.name) is stream:
                 del self._streams[stream.name]
