@@ -21,7 +21,7 @@ SIZE = "256x144"
 SERVE = ["--weights", "random", "--admission", "places"]
 ALIVE = "body:is([data-state=streaming], [data-state=passthrough])"
 """pictures come back; a machine that is too slow for this minute may pass some chunks through"""
-WARM_S = 120
+WARM_S = 300
 STREAM_MS = 60_000
 
 CUT_PANEL = """(index) => {
