@@ -297,4 +297,9 @@ def descendants(pid):
 
 
 def alive(pid):
-    return os.path.exists(f"/proc/{pid}")
+    """Whether a process runs; one that only waits for its parent to notice its end does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

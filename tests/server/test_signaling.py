@@ -1,3 +1,7 @@
+import asyncio
+import gc
+import os
+
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
@@ -159,6 +163,21 @@ async def test_a_server_that_is_not_ready_says_why_and_lives(offer):
         reply = await http.post("/sessions", json=offer)
         await refused(reply, 503)
         assert "Retry-After" in reply.headers
+
+
+async def test_sessions_that_come_and_go_leave_no_descriptor_and_no_task(http, offer):
+    async def come_and_go(times):
+        for _ in range(times):
+            url = (await http.post("/sessions", json=offer)).headers["Location"]
+            await http.delete(url)
+        await asyncio.wait(http.sessions._tasks or [asyncio.create_task(asyncio.sleep(0))])
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+
+    settled = await come_and_go(3)
+    descriptors, tasks = await come_and_go(30)
+    assert descriptors <= settled[0] + 1
+    assert tasks <= settled[1] + 1
 
 
 async def test_the_operators_are_described_with_their_defaults(http):
