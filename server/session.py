@@ -28,6 +28,7 @@ from server.ladder import Ladder
 from server.messages import Mode, Panel, StreamSpec
 from server.pictures import PictureReader, PictureWriter, Pixels
 from server.playout import Playout
+from server.recording import Record, Recording
 from server.rtc import Arrival as Reception
 from server.rtc import PeerConnection
 from server.sampling import FrameSampler
@@ -73,6 +74,8 @@ class SessionConfig(Config):
     """how the restoration is done"""
     panels: tuple[Panel, ...] = Field(("restored",), min_length=1, max_length=4)
     """pictures of the same frame, side by side in the frames that go back"""
+    record: Record = "nothing"
+    """what the server keeps of the session, where it may: nothing, restored, or both sides"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of the noise"""
 
@@ -167,6 +170,7 @@ class Session:
         self.restored = RestoredTrack(playout, self._on_left, self._on_dropped)
         self.output = Broadcast(self.restored, limit=OUTPUT_FRAMES)
         """the restored video, for the client's connection or for players"""
+        self.recording: Recording | None = None
         self.sound: CarriedTrack | None = None
         """the client's sound on its way back, when it sends any"""
         self._sampler = FrameSampler(config.fps, max_fill=settings.idle_pause)
@@ -251,6 +255,8 @@ class Session:
         self.restored.stop()
         if self.sound is not None:
             self.sound.stop()
+        if self.recording is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.recording.stop)
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self.pc.close()
@@ -319,6 +325,8 @@ class Session:
                 return
             assert isinstance(packet, av.Packet) and isinstance(packet.opaque, Reception)
             sound.put(packet, packet.opaque.at)
+            if self.recording is not None:
+                self.recording.offer_sound(bytes(packet), packet.opaque.at)
 
     def _take(self, picture: VideoFrame, now: float) -> None:
         """Gives the frame its slot, and the slots before it that stayed empty its predecessor."""
@@ -479,6 +487,8 @@ class Session:
             job, restoration = await self._outbox.get()
             work: Work = job.context
             pictures = await self._pictures(job, restoration)
+            if self.recording is not None:
+                self.recording.offer(work.arrivals, job.chunk.frames, pictures)
             chunk = ReportedChunk(chunk_report(job, restoration, self.figures), work.arrivals[-1])
             frames = [
                 (slot, Outgoing(picture, arrival, chunk))
@@ -557,6 +567,7 @@ class Session:
                 "caught_up": playout.caught_up,
             },
             "chunk": self.last_report,
+            "recording": self.recording.as_dict() if self.recording else None,
             "network": self.pc.counters(),
         }
 

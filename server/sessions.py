@@ -17,6 +17,7 @@ from core.operators import LinearOperator
 from core.solver import Rung, SolverConfig
 from server.admission import Admission, AdmissionConfig, Refuse, Workload
 from server.messages import DeviceOptions
+from server.recording import Recording
 from server.rtc import NoMediaPort, PeerConnection, RtcConfig
 from server.scheduler import Job, Scheduler
 from server.sdp import AnswerOptions, Offer
@@ -74,7 +75,9 @@ class Sessions:
         try:
             await self._prepare(config.operator, config.size)
             session = self._new_session(session_id, config, returns)
-            return Opened(session, await self._answer(session, offer))
+            answer = await self._answer(session, offer)
+            self._record(session, offer)
+            return Opened(session, answer)
         except BaseException:
             self._release(session_id)
             raise
@@ -84,6 +87,14 @@ class Sessions:
         """A session's solver settings where it says nothing."""
         loaded = self.worker.loaded
         return loaded.solver if loaded else SolverConfig.model_validate(self.settings.solver)
+
+    def _record(self, session: Session, offer: Offer) -> None:
+        """Begins to keep the session, when its client asked for that."""
+        directory, config = self.settings.recordings, session.config
+        if config.record != "nothing" and directory is not None:
+            sound = offer.section("audio")
+            codec = sound.codecs[0].name if sound and sound.direction != "inactive" else None
+            session.recording = Recording(directory, config.record, config.fps, codec)
 
     def get(self, session_id: str) -> Session:
         session = self._open.get(session_id)
@@ -135,6 +146,8 @@ class Sessions:
         s = self.settings
         if config.fps > s.max_fps:
             raise Refusal(422, "bad_setting", f"fps may be {s.max_fps:g} at most here, not {config.fps:g}")
+        if config.record != "nothing" and s.recordings is None:
+            raise Refusal(422, "no_recording", "this server keeps no recordings: its setting recordings is unset")
         if config.size is None:
             return
         width, height = config.size

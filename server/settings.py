@@ -76,6 +76,8 @@ class Settings(BaseSettings):
 
     token: str | None = None
     """what WHIP and WHEP clients must show as `Authorization: Bearer`; unset lets everybody in"""
+    recordings: Path | None = None
+    """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
     max_players: int = Field(16, ge=1, le=1000)
     """players of one published stream; each is encoded for on its own"""
     max_sessions: int = Field(8, ge=1, le=1000)

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed")
+CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record")
 PLAYER_PACKETS = 50
 """packets of sound that may wait for a player: one second"""
 

@@ -418,3 +418,22 @@ async def test_a_client_that_lost_its_connection_goes_on_with_its_session():
         assert len(app[SESSIONS]) == 1, "the end of the lost connection is not the session's"
         await third.close()
         await asyncio.gather(*tasks)
+
+
+async def test_a_session_is_recorded_only_where_the_server_says_so_and_the_client_asks(tmp_path):
+    async with serving() as (_, http, url):
+        async with peers(Peer(http, f"{url}/whip/cam?{QUERY}&record=both").open()) as (peer,):
+            assert peer.status == 422
+    async with serving(recordings=tmp_path) as (app, http, url):
+        async with peers(Peer(http, f"{url}/whip/cam?{QUERY}&record=both").open(sound=True)) as (peer,):
+            session = next(iter(app[SESSIONS]))
+            await peer.until(lambda: session.figures.frames_left > 20)
+            assert await peer.delete() == 200
+        await asyncio.sleep(0.2)
+    assert session.recording.error is None
+    assert sorted(path.name.split(".", 1)[1] for path in tmp_path.iterdir()) == ["received.mkv", "restored.mkv"]
+    for path in tmp_path.iterdir():
+        with av.open(str(path)) as container:
+            assert {stream.type for stream in container.streams} == {"video", "audio"}
+            numbers = [read(frame) for frame in container.decode(video=0)]
+        assert numbers == sorted(numbers) and len(numbers) >= 20
