@@ -125,7 +125,7 @@ def fill(
     path = find(name, config.folder)
     with torch.device("meta"):
         model = module(shape)
-    load_into(model, path, {"self-forcing": "dit"}.get(name, name))  # type: ignore[arg-type]
+    load_into(model, path, {"self-forcing": "dit"}.get(name, name))
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 

@@ -4,7 +4,8 @@ Parameter names and shapes are those of the published checkpoint. Stateless: wha
 tuple of tensors and comes back in, so a decode or an encode can be tried and discarded.
 
 Frames lie as [T, C, H, W] in channels_last: the norm is over neighbours in memory, frames are the batch of every
-spatial operation, and a causal convolution over time is three convolutions over space, one a tap.
+spatial operation, and in float32 a causal convolution over time is three convolutions over space, one a tap: frames
+are neither padded nor copied together.
 Source: Wan2.1 (arXiv 2503.20314), section 4.1.
 """
 
@@ -73,7 +74,7 @@ class CausalConv(nn.Conv3d):
         super().__init__(inputs, outputs, (3, side, side), stride=(stride, 1, 1))
         self.space = side // 2
 
-    def forward(self, x: Tensor, past: Past) -> Tensor:
+    def forward(self, x: Tensor, past: Past) -> Tensor:  # type: ignore[override]
         """Frames [T, C, H, W] to [T, C', H, W]."""
         old = past.take()
         past.keep(last_frames(old, x, 2))
@@ -81,6 +82,9 @@ class CausalConv(nn.Conv3d):
 
     def over(self, old: Tensor | None, x: Tensor) -> Tensor:
         """The frames x after those of `old` [2, C, H, W]; None is two zero frames."""
+        if x.dtype != torch.float32:
+            before = x.new_zeros(2, *x.shape[1:]) if old is None else old
+            return self._at_once(torch.cat([before, x]))
         taps = self.weight.unbind(2)  # each [C', C, side, side]
         y = F.conv2d(x, taps[2], self.bias, padding=self.space)
         for lag in (1, 2):
@@ -93,11 +97,19 @@ class CausalConv(nn.Conv3d):
 
     def every_second(self, x: Tensor) -> Tensor:
         """Frames [2n + 1, C, H, W] to [n, C', H, W]: stride 2 in time, no padding."""
+        if x.dtype != torch.float32:
+            return self._at_once(x)
         first, middle, last = self.weight.unbind(2)
         y = F.conv2d(x[1:-1:2], middle, self.bias)
         y += F.conv2d(x[:-2:2], first)
         y += F.conv2d(x[2::2], last)
         return y
+
+    def _at_once(self, x: Tensor) -> Tensor:
+        """One convolution over time and space: in half precision a sum of three would be rounded three times."""
+        volume = x.transpose(0, 1)[None]  # [1, C, T, H, W], channels_last_3d without a copy
+        y = F.conv3d(volume, self.weight, self.bias, self.stride, (0, self.space, self.space))
+        return y[0].transpose(0, 1)
 
 
 class ChannelNorm(nn.Module):
@@ -109,10 +121,11 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, C, H, W], channels_last in and out."""
-        pixels = x.permute(0, 2, 3, 1)  # [T, H, W, C]
-        length = torch.linalg.vector_norm(pixels, dim=-1, keepdim=True, dtype=torch.float32).clamp_min_(1e-12)
-        scale = (len(self.gamma) ** 0.5 / length).to(x.dtype)
-        return (pixels * scale).mul_(self.gamma.flatten()).permute(0, 3, 1, 2)
+        pixels, gamma = x.permute(0, 2, 3, 1), self.gamma.flatten()  # [T, H, W, C]
+        if x.dtype != torch.float32:  # one kernel on a GPU, and one rounding
+            return F.rms_norm(pixels, gamma.shape, gamma, eps=1e-12).permute(0, 3, 1, 2)
+        length = torch.linalg.vector_norm(pixels, dim=-1, keepdim=True).clamp_min_(1e-12)
+        return (pixels * (len(gamma) ** 0.5 / length)).mul_(gamma).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):
@@ -286,11 +299,12 @@ class WanVAE(nn.Module):
         return torch.cat(parts).contiguous(), memory
 
     def pack(self) -> WanVAE:
-        """Lays every weight out so that one tap of it is a ready channels_last kernel: nothing is copied in a step."""
+        """Lays every weight out so that it, or in float32 each tap of it, is ready in channels_last: no copies later."""
+        time = (0, 2) if self.conv1.weight.dtype != torch.float32 else (2, 0)
         for module in self.modules():
             if isinstance(module, nn.Conv3d | nn.Conv2d):
                 weight = module.weight.data
-                order = (2, 0, *range(3, weight.ndim), 1) if weight.ndim == 5 else (0, 2, 3, 1)
+                order = (*time, 3, 4, 1) if weight.ndim == 5 else (0, 2, 3, 1)
                 stored = weight.permute(order).contiguous()
                 module.weight.data = stored.permute([order.index(axis) for axis in range(weight.ndim)])
         return self
