@@ -156,7 +156,7 @@ class Solver:
         """Whether the next chunk is guided: when ungrounded, on the calendar, or when the residual asks."""
         if not state.grounded:
             return True
-        if rung != "full":
+        if rung not in ("full", "one_step"):
             return False
         due = config.reinject_every > 0 and state.index % config.reinject_every == 0
         drifted = (

@@ -10,7 +10,11 @@ FORBIDDEN = {
     "core": {"server", "aiohttp", "aiortc", "aioice", "asyncio", "uvloop", "time", "socket"},
     "server": {"torch", "core.engine", "core.models"},
 }
-DEVICE_SIDE = [ROOT / "server" / "device.py", *(ROOT / "server" / "commands").glob("*.py")]
+DEVICE_SIDE = [
+    ROOT / "server" / "device.py",
+    ROOT / "server" / "download.py",
+    *(ROOT / "server" / "commands").glob("*.py"),
+]
 """What of the server may load a model: the device process, and the commands that work without a server."""
 FILES = [(package, path) for package in FORBIDDEN for path in sorted((ROOT / package).rglob("*.py"))]
 

@@ -132,7 +132,7 @@ def test_the_rungs_each_drop_something(solver):
     config = SolverConfig(num_steps=2, reinject_every=1)
     rungs = ["full", "one_step", "no_reinjection", "x_init", "full"]
     out, state = run(solver, op, measurements(op, 5), config, rungs=rungs)
-    assert [r.guided for r in out] == [True, False, False, False, True]
+    assert [r.guided for r in out] == [True, True, False, False, True]
     x_init = out[3].x_init
     assert torch.allclose(out[3].x, prox_l2(op, x_init, measurements(op, 5)[3], None, 10, 5).clamp(-1, 1), atol=1e-6)
     assert state.index == 5
