@@ -51,6 +51,11 @@ class RateFollower:
         self._binding = self._binding + 1 if estimate < 0.85 * self.sent else 0
         self._estimate = estimate
 
+    def lose(self, share: float) -> None:
+        """Takes the share of packets that the receiver missed lately: beyond a tenth, the way is too thin."""
+        if share > 0.1:
+            self._estimate, self._binding = self.current * (1 - share), 2
+
     def choose(self, now: float, free: bool = False) -> int:
         """The rate to encode at from now on. `free`: a key frame is due anyway, so a step costs nothing."""
         wanted = self._wanted()

@@ -24,7 +24,7 @@ class ReceptionConfig(Config):
     plead_after: float = Field(0.2, gt=0)
     """a hole this old makes us ask for a key frame, which then arrives about when the hole is given up"""
     plead_every: float = Field(0.3, gt=0)
-    """shortest time between two key frame requests"""
+    """shortest time between two key frame requests; it doubles, four times at most, until one is answered"""
     nack_every: float = Field(0.06, gt=0)
     """time between two requests for one packet, until the round trip is known"""
     max_hole: int = Field(256, ge=1, le=4096)
@@ -116,6 +116,7 @@ class FrameAssembler:
         self._needs_key = True
         self._lost = False
         self._pleaded: float | None = None
+        self._plea_pause = self.config.plead_every
         self._round_trip: float | None = None
 
     @property
@@ -198,6 +199,7 @@ class FrameAssembler:
         self._needs_key = self._lost = False
         self.counters.frames += 1
         self.counters.key_frames += key
+        self._plea_pause = self.config.plead_every if key else self._plea_pause
         return frame
 
     def _patience(self) -> float:
@@ -222,7 +224,7 @@ class FrameAssembler:
         self.counters.given_up += 1
         self._highest = number - 1
         self._jump(number)
-        self._pleaded = now - 2 * self.config.plead_every
+        self._pleaded = now - 4 * self._plea_pause
 
     def _jump(self, cursor: int) -> None:
         self._packets = {n: packet for n, packet in self._packets.items() if n >= cursor}
@@ -253,9 +255,10 @@ class FrameAssembler:
         return [number % SEQUENCES for number in numbers]
 
     def _plead(self, now: float, wanted: bool) -> bool:
-        if not wanted or self._pleaded is None or now - self._pleaded < self.config.plead_every:
+        if not wanted or self._pleaded is None or now - self._pleaded < self._plea_pause:
             return False
         self._pleaded = now
+        self._plea_pause = min(2 * self._plea_pause, 4 * self.config.plead_every)
         self.counters.key_frame_requests += 1
         return True
 

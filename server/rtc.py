@@ -42,7 +42,7 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParamete
 from aiortc.rtcrtpreceiver import RemoteStreamTrack, RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
-from aiortc.rtp import RTP_HISTORY_SIZE, RtpPacket
+from aiortc.rtp import RTP_HISTORY_SIZE, RtcpRrPacket, RtcpSrPacket, RtpPacket
 from av import CodecContext, VideoFrame
 from av.frame import Frame
 from av.video.frame import PictureType
@@ -97,6 +97,8 @@ class RtcConfig(Config):
     """seconds that STUN and TURN servers are waited for before an offer is answered without them"""
     fps: float = Field(16.0, gt=0, le=120)
     """frames per second that are sent, for the bit rate"""
+    key_frame_every: float = Field(0.5, ge=0)
+    """shortest time in seconds between two key frames that the peer asks for"""
     max_pixels: int = Field(1920 * 1088, gt=0)
     """larger incoming pictures are not decoded"""
     max_frames: int = Field(48, ge=1)
@@ -404,6 +406,11 @@ class VideoEncoder(Encoder):
         if self._follower is not None:
             self._follower.observe(bps)
 
+    def lose(self, share: float) -> None:
+        """The receiver missed this share of the packets lately."""
+        if self._follower is not None:
+            self._follower.lose(share)
+
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """The payloads of one frame, and its RTP timestamp before the random offset."""
         assert isinstance(frame, VideoFrame)
@@ -507,6 +514,7 @@ class VideoSender(RTCRtpSender):
         self._config = config
         self._history = History()
         self._RTCRtpSender__rtp_history: dict[int, RtpPacket] = self._history
+        self._last_key = float("-inf")
         self.retransmitted = 0
 
     @property
@@ -519,6 +527,20 @@ class VideoSender(RTCRtpSender):
             clock = asyncio.get_running_loop().time
             self._RTCRtpSender__encoder: Encoder = VideoEncoder(self._config.fps, clock)
         await super().send(parameters)
+
+    async def _handle_rtcp_packet(self, packet: Any) -> None:
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket) and self.encoder is not None:
+            for report in packet.reports:
+                if report.ssrc == self._ssrc:
+                    self.encoder.lose(report.fraction_lost / 256)
+        await super()._handle_rtcp_packet(packet)
+
+    def _send_keyframe(self) -> None:
+        """Key frames on request, but not so many that they fill the way themselves."""
+        now = asyncio.get_running_loop().time()
+        if now - self._last_key >= self._config.key_frame_every:
+            self._last_key = now
+            super()._send_keyframe()
 
     async def _retransmit(self, sequence_number: int) -> None:
         self.retransmitted += 1
