@@ -299,7 +299,7 @@ class WanVAE(nn.Module):
         return torch.cat(parts).contiguous(), memory
 
     def pack(self) -> WanVAE:
-        """Lays every weight out so that it, or in float32 each tap of it, is ready in channels_last: no copies later."""
+        """Lays every weight, in float32 every tap of it, out in channels_last, so that a step copies none."""
         time = (0, 2) if self.conv1.weight.dtype != torch.float32 else (2, 0)
         for module in self.modules():
             if isinstance(module, nn.Conv3d | nn.Conv2d):
