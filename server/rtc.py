@@ -515,6 +515,7 @@ class VideoSender(RTCRtpSender):
         self._history = History()
         self._RTCRtpSender__rtp_history: dict[int, RtpPacket] = self._history
         self._last_key = float("-inf")
+        self._later: asyncio.TimerHandle | None = None
         self.retransmitted = 0
 
     @property
@@ -536,11 +537,14 @@ class VideoSender(RTCRtpSender):
         await super()._handle_rtcp_packet(packet)
 
     def _send_keyframe(self) -> None:
-        """Key frames on request, but not so many that they fill the way themselves."""
-        now = asyncio.get_running_loop().time()
-        if now - self._last_key >= self._config.key_frame_every:
-            self._last_key = now
+        """Key frames on request, but not so many that they fill the way themselves: one too soon comes later."""
+        loop = asyncio.get_running_loop()
+        due = self._last_key + self._config.key_frame_every
+        if loop.time() >= due:
+            self._last_key = loop.time()
             super()._send_keyframe()
+        elif self._later is None or self._later.when() <= loop.time():
+            self._later = loop.call_at(due, super()._send_keyframe)
 
     async def _retransmit(self, sequence_number: int) -> None:
         self.retransmitted += 1
