@@ -342,7 +342,10 @@ def test_small_changes_wait_for_a_key_frame_that_is_due_anyway():
 def test_heavy_loss_is_a_thin_link_and_light_loss_is_not():
     """Without the receiver's reports of loss, key frames and repeats filled a thin link, and nothing arrived."""
     rate = follower()
-    rate.lose(0.08)
+    for share in (0.13, 0.0, 0.08, 0.13, 0.0, 0.05):
+        rate.lose(share)
     assert rate.choose(2.0) == 2_000_000
-    rate.lose(0.5)
-    assert rate.choose(2.0) == 1_000_000
+    for second in range(4):
+        rate.lose(0.5)
+        rate.choose(3.0 + 1.1 * second)
+    assert rate.current < 1_000_000
