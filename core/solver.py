@@ -35,6 +35,8 @@ class SolverConfig(Config):
     """denoising steps per chunk, K; 0 takes the model's own number"""
     reinject_every: int = Field(7, ge=0)
     """guide every n-th chunk: 0 the first only (AVIS Flash), 1 all (AVIS), 7 is the paper's long-video setting"""
+    reinject_phase: int = Field(0, ge=0)
+    """chunks by which that calendar is shifted, so that the streams of one device are not all guided at once"""
     reinject_residual: float = Field(0.0, ge=0)
     """also guide a chunk when the last residual exceeded this multiple of the last guided chunk's; 0 never does"""
     gamma: float = Field(1.0, gt=0)
@@ -158,7 +160,8 @@ class Solver:
             return True
         if rung not in ("full", "one_step"):
             return False
-        due = config.reinject_every > 0 and state.index % config.reinject_every == 0
+        every = config.reinject_every
+        due = every > 0 and (state.index + config.reinject_phase) % every == 0
         drifted = (
             config.reinject_residual > 0
             and state.residual is not None

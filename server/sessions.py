@@ -19,7 +19,7 @@ from server.admission import Admission, AdmissionConfig, Refuse, Workload
 from server.messages import DeviceOptions
 from server.recording import Recording
 from server.rtc import NoMediaPort, PeerConnection, RtcConfig
-from server.scheduler import Job, Scheduler
+from server.scheduler import Job, Scheduler, is_due
 from server.sdp import AnswerOptions, Offer
 from server.session import Session, SessionConfig
 from server.settings import Settings, show_size
@@ -60,6 +60,7 @@ class Sessions:
         self.refused_total = 0
         self._open: dict[str, Session] = {}
         self._workloads: dict[str, Workload] = {}
+        self._phases: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- the life of a session --------------------------------------------------------------------
@@ -188,6 +189,7 @@ class Sessions:
         """Undoes what `_reserve` and `_new_session` did."""
         self._open.pop(session_id, None)
         self._workloads.pop(session_id, None)
+        self._phases.pop(session_id, None)
         self.scheduler.remove(session_id)
         self.admission.close(session_id, asyncio.get_running_loop().time())
         self.worker.close(session_id)
@@ -290,7 +292,7 @@ class Sessions:
     def _queue(self, session_id: str) -> None:
         workload = self._workloads[session_id]
         now = asyncio.get_running_loop().time()
-        self.scheduler.add(session_id, workload.period, workload.reinject_every, now)
+        self._phases[session_id] = self.scheduler.add(session_id, workload.period, workload.reinject_every, now)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -303,6 +305,7 @@ class Sessions:
         """Queues a job, unless the session is over or no device serves."""
         if self.worker.state != "ready" or session.id not in self._open:
             return None
+        job.solver = job.solver.model_copy(update={"reinject_phase": self._phases[session.id]})
         return self.worker.submit(job)
 
     def sized(self, session: Session) -> None:
@@ -316,7 +319,8 @@ class Sessions:
         if session is None:
             return "passthrough"
         workload = self._workloads[job.session_id]
-        guided = job.opening or session.missed
+        due = is_due(job.chunk.index, job.solver.reinject_every, self._phases[session.id])
+        guided = job.opening or session.missed or due
         return session.choose_rung(job, now, lambda rung: self.admission.cost(now, workload, rung, guided))
 
     def on_restored(self, job: Job, restoration: Restoration) -> None:

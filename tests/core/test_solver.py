@@ -78,6 +78,13 @@ def test_reinjection_follows_the_calendar(solver):
     assert [r.guided for r in out] == [True, False, False, True, False]
 
 
+def test_the_calendar_can_be_shifted(solver):
+    op = SuperResolution()
+    config = SolverConfig(num_steps=1, reinject_every=3, reinject_phase=1)
+    out, _ = run(solver, op, measurements(op, 6), config)
+    assert [r.guided for r in out] == [True, False, True, False, False, True]
+
+
 def test_reinjection_follows_the_residual(solver):
     op = SuperResolution()
     out, _ = run(solver, op, measurements(op, 4), SolverConfig(reinject_every=0, reinject_residual=1e-6))
