@@ -21,6 +21,9 @@ from core.models.weights import FOLDER, PROMPT, find, load_into, read
 
 M = TypeVar("M", bound=nn.Module)
 
+DISTINCT = 1_000_003
+"""random numbers after which a random tensor repeats itself; no row length divides it"""
+
 
 class WanConfig(Config):
     window: int = Field(9, ge=LATENTS)
@@ -140,10 +143,19 @@ def randomise(module: type[M], shape: Config, device: torch.device, dtype: torch
         if name.endswith("gamma") or (".norm" in name and name.endswith("weight")):
             values.fill_(1)
         elif values.ndim > 1 and "modulation" not in name:
-            values.normal_(0, values[0].numel() ** -0.5, generator=rng)
+            _fill_normal(values, rng).mul_(values[0].numel() ** -0.5)
         else:
             values.normal_(0, 0.02, generator=rng)
     return model.eval().requires_grad_(False)
+
+
+def _fill_normal(values: Tensor, rng: torch.Generator) -> Tensor:
+    """Fills `values` with normal numbers; a large tensor repeats its first few million, which a CPU makes in time."""
+    flat = values.view(-1)
+    flat[:DISTINCT].normal_(generator=rng)
+    for start in range(DISTINCT, len(flat), DISTINCT):
+        flat[start : start + DISTINCT] = flat[: min(DISTINCT, len(flat) - start)]
+    return values
 
 
 def compile_blocks(dit: CausalDiT) -> None:
