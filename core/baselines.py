@@ -79,9 +79,7 @@ def wiener(y: Tensor, sigma: float, noise: float) -> Tensor:
     mean = y.mean(dim=(-2, -1), keepdim=True)
     ratio = noise**2 / y.var(dim=(-2, -1), keepdim=True).clamp_min(1e-8)
     spectrum = torch.fft.rfft2(mirrored - mean) * gains / (gains**2 + ratio)
-    restored: Tensor = (
-        torch.fft.irfft2(spectrum, s=mirrored.shape[-2:])[..., : y.shape[-2], : y.shape[-1]] + mean
-    )
+    restored: Tensor = torch.fft.irfft2(spectrum, s=mirrored.shape[-2:])[..., : y.shape[-2], : y.shape[-1]] + mean
     return restored
 
 
@@ -90,8 +88,6 @@ def _transfer(size: int, sigma: float) -> Tensor:
     """The gain of a circular Gaussian blur at each DFT frequency of `size` pixels, taps cut at four sigma."""
     reach = min(30, int(4 * sigma + 0.5))
     taps = torch.tensor([math.exp(-(k**2) / (2 * sigma**2)) for k in range(reach + 1)], dtype=torch.float64)
-    angles = (
-        2 * math.pi * torch.arange(size, dtype=torch.float64)[:, None] * torch.arange(1, reach + 1) / size
-    )
+    angles = 2 * math.pi * torch.arange(size, dtype=torch.float64)[:, None] * torch.arange(1, reach + 1) / size
     gains = taps[0] + 2 * (taps[1:] * angles.cos()).sum(1)
     return (gains / (taps[0] + 2 * taps[1:].sum())).float()

@@ -136,9 +136,7 @@ def score_plain(
         if x is None:
             return None
         if config.output_gamma > 0:
-            x = prox_l2(operator, x, chunk.y, x_past, config.output_gamma, config.output_prox_steps).clamp(
-                -1, 1
-            )
+            x = prox_l2(operator, x, chunk.y, x_past, config.output_gamma, config.output_prox_steps).clamp(-1, 1)
         residual = operator.residual(x, chunk.y, x_past)
         score.add(x[: chunk.frames], chunk.x[: chunk.frames], residual, False)
         x_past = remember(x_past, x, operator.reach)
@@ -162,9 +160,7 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**_keys(key), **_mean(group)} for key, group in groups.items()]
 
 
-def gains(
-    rows: Sequence[dict[str, Any]], variant: str = "flash", over: str = "x_init"
-) -> list[dict[str, Any]]:
+def gains(rows: Sequence[dict[str, Any]], variant: str = "flash", over: str = "x_init") -> list[dict[str, Any]]:
     """Per operator, what `variant` gains on `over`, both with output consistency: mean and worst clip."""
     table = {(r["clip"], r["operator"], r["variant"]): r for r in rows if r["output_consistency"]}
     found = []

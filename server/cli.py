@@ -30,9 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def overview() -> str:
     lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(
-        ["usage: avis COMMAND ...   (avis COMMAND --help)", "", "Live video restoration.", "", *lines]
-    )
+    return "\n".join(["usage: avis COMMAND ...   (avis COMMAND --help)", "", "Live video restoration.", "", *lines])
 
 
 def parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, object]:

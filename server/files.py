@@ -189,9 +189,7 @@ def read_clip(path: Path, size: tuple[int, int], frames: int | None) -> Pixels:
         about = source.about
         top, left, height, width = centred(about.height, about.width, *size)
         shown = (picture.pixels for picture in source.pictures((about.height, about.width), leave_out))
-        parts = [
-            resize(pixels[top : top + height, left : left + width], *size) for pixels in islice(shown, frames)
-        ]
+        parts = [resize(pixels[top : top + height, left : left + width], *size) for pixels in islice(shown, frames)]
         return np.stack(parts)
     finally:
         source.close()
@@ -282,11 +280,7 @@ def _about(video: av.VideoStream, first: av.VideoFrame) -> About:
 
 def _colour(frame: av.VideoFrame) -> Colour:
     """What the restored file says of its colours; RGB becomes BT.709."""
-    if (
-        "rgb" in frame.format.name
-        or "gbr" in frame.format.name
-        or frame.format.name.startswith(("bgr", "pal"))
-    ):
+    if "rgb" in frame.format.name or "gbr" in frame.format.name or frame.format.name.startswith(("bgr", "pal")):
         return Colour(1, 1, 1)
     return Colour(int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc))
 

@@ -33,9 +33,7 @@ class Sink(Protocol):
 class VideoWriter:
     """An H.264 file (VP9 in .webm), yuv420p, with the source's timestamps, colours and audio."""
 
-    def __init__(
-        self, path: Path, container_format: str, about: About, audio: tuple[av.AudioStream, ...], crf: int
-    ):
+    def __init__(self, path: Path, container_format: str, about: About, audio: tuple[av.AudioStream, ...], crf: int):
         webm = container_format == "webm"
         self._container = av.open(str(path), "w", format=container_format)
         self._about = about
@@ -148,9 +146,7 @@ def check_output(source: Path, path: Path) -> None:
 
 
 @contextmanager
-def open_sink(
-    path: Path, about: About, audio: tuple[av.AudioStream, ...] = (), crf: int = 16
-) -> Iterator[Sink]:
+def open_sink(path: Path, about: About, audio: tuple[av.AudioStream, ...] = (), crf: int = 16) -> Iterator[Sink]:
     """A sink for the block; `path` appears whole when the block succeeds, and not at all when it fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -40,17 +40,12 @@ class PictureWriter:
     def write(self, frames: Sequence[Pixels]) -> list[VideoFrame]:
         """Frames [H, W, 3] to YUV 4:2:0."""
         return [
-            self._to_yuv.reformat(VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p")
-            for frame in frames
+            self._to_yuv.reformat(VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p") for frame in frames
         ]
 
-    def pass_through(
-        self, frames: Sequence[Pixels], height: int, width: int, panels: int
-    ) -> list[VideoFrame]:
+    def pass_through(self, frames: Sequence[Pixels], height: int, width: int, panels: int) -> list[VideoFrame]:
         """Unrestored frames at the size of restored ones, once for each panel."""
-        return self.write(
-            [np.concatenate([self._enlarge(frame, height, width)] * panels, 1) for frame in frames]
-        )
+        return self.write([np.concatenate([self._enlarge(frame, height, width)] * panels, 1) for frame in frames])
 
     def _enlarge(self, frame: Pixels, height: int, width: int) -> Pixels:
         if frame.shape[:2] == (height, width):

@@ -19,9 +19,7 @@ class DeviceLost(Exception):
 class DeviceProcess:
     """A running `python -m server.device`. One request at a time; any failure to answer is DeviceLost."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, connection: Connection, on_lost: Callable[[], None]
-    ):
+    def __init__(self, process: asyncio.subprocess.Process, connection: Connection, on_lost: Callable[[], None]):
         self._process = process
         self._connection = connection
         self._on_lost = on_lost

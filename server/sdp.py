@@ -161,9 +161,7 @@ class Fragment:
 # --- offers ---------------------------------------------------------------------------------------
 
 
-def parse_offer(
-    text: str, limits: SdpLimits | None = None, purpose: Purpose = "duplex", sound: str = ""
-) -> Offer:
+def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "duplex", sound: str = "") -> Offer:
     """The offer in `text`, reduced to what this server can answer; raises `OfferRefused`.
 
     `sound` names the one audio codec that is there to be played: a client without it gets its audio switched

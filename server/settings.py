@@ -50,9 +50,7 @@ Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
 class Settings(BaseSettings):
     """Later sources win: defaults, the TOML file, AVIS_* of the environment, the command line."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="AVIS_", extra="forbid", frozen=True, use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="AVIS_", extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
     """address the HTTP server listens on"""

@@ -85,6 +85,4 @@ def stack(*parts: Pixels) -> Pixels:
 
 def text(words: str, width: int) -> Pixels:
     line = np.zeros((LABEL, width, 3), np.uint8)
-    return cast(
-        Pixels, cv2.putText(line, words, (3, LABEL - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1)
-    )
+    return cast(Pixels, cv2.putText(line, words, (3, LABEL - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1))

@@ -75,9 +75,7 @@ async def open_session(request: web.Request) -> web.Response:
     offer_body = validate(OfferBody, body)
     if offer_body.model not in (None, sessions.settings.model):
         found = f"{offer_body.model[:40]!r}"
-        raise Refusal(
-            422, "unknown_model", f"this server has the model {sessions.settings.model}, not {found}"
-        )
+        raise Refusal(422, "unknown_model", f"this server has the model {sessions.settings.model}, not {found}")
     fields["solver"] = merged_solver(sessions.solver, fields.get("solver"))
     fields.setdefault("fps", sessions.settings.fps)
     config = validate(SessionConfig, fields)
@@ -195,9 +193,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return error_response(
-            error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}"
-        )
+        return error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
 
 
 def error_response(status: int, code: str, message: str, retry_after: float | None = None) -> web.Response:
@@ -214,9 +210,7 @@ def code_of(error: web.HTTPException) -> str:
 async def read_json(request: web.Request) -> dict[str, Any]:
     """The body of a request, which must be one JSON object."""
     if request.content_type != "application/json":
-        raise Refusal(
-            415, "bad_content_type", f"the body must be application/json, not {request.content_type}"
-        )
+        raise Refusal(415, "bad_content_type", f"the body must be application/json, not {request.content_type}")
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             raw = await request.read()

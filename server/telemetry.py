@@ -42,9 +42,7 @@ class Recent:
 
     def summary(self, now: float) -> dict[str, float | None]:
         values = self.values(now)
-        return {
-            name: percentile(values, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
-        }
+        return {name: percentile(values, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
 
 
 @dataclass

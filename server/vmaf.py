@@ -18,9 +18,7 @@ def vmaf_ffmpeg() -> str | None:
         return None
     try:
         ffmpeg = str(imageio_ffmpeg.get_ffmpeg_exe())
-        filters = subprocess.run(
-            [ffmpeg, "-hide_banner", "-filters"], capture_output=True, text=True, check=True
-        )
+        filters = subprocess.run([ffmpeg, "-hide_banner", "-filters"], capture_output=True, text=True, check=True)
     except (RuntimeError, OSError, subprocess.CalledProcessError):  # a platform it has no binary for
         return None
     return ffmpeg if " libvmaf " in filters.stdout else None
@@ -34,9 +32,7 @@ def vmaf(ffmpeg: str, restored: Path, original: Path, size: tuple[int, int], rat
     # relative names and a working directory: a filter's argument cannot hold every path
     graph = f"[0:v]format=yuv420p[a];[1:v]format=yuv420p[b];[a][b]libvmaf=log_fmt=json:log_path={log.name}"
     command = [ffmpeg, "-v", "error", *raw, "-i", str(restored), *raw, "-i", str(original), "-lavfi", graph]
-    done = subprocess.run(
-        [*command, "-f", "null", "-"], capture_output=True, text=True, cwd=log.parent, check=False
-    )
+    done = subprocess.run([*command, "-f", "null", "-"], capture_output=True, text=True, cwd=log.parent, check=False)
     if done.returncode:
         raise RuntimeError(f"FFmpeg could not compute VMAF: {done.stderr.strip()}")
     score = json.loads(log.read_text())["pooled_metrics"]["vmaf"]["mean"]

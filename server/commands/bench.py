@@ -99,18 +99,10 @@ class Bench:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model_arguments(parser)
-    parser.add_argument(
-        "--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240"
-    )
-    parser.add_argument(
-        "--chunks", metavar="N", type=options.positive, default=20, help="timed chunks (default: 20)"
-    )
-    parser.add_argument(
-        "--operator", metavar="KIND", default="super_resolution", help=", ".join(options.OPERATORS)
-    )
-    parser.add_argument(
-        "--long", action="store_true", help=f"compare the cost of chunk {LONG[0]} and chunk {LONG[1]}"
-    )
+    parser.add_argument("--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240")
+    parser.add_argument("--chunks", metavar="N", type=options.positive, default=20, help="timed chunks (default: 20)")
+    parser.add_argument("--operator", metavar="KIND", default="super_resolution", help=", ".join(options.OPERATORS))
+    parser.add_argument("--long", action="store_true", help=f"compare the cost of chunk {LONG[0]} and chunk {LONG[1]}")
     options.add_json_argument(parser)
     options.add_operator_arguments(parser)
     options.add_solver_arguments(parser)
@@ -208,9 +200,7 @@ def report(
     return found
 
 
-def roofline(
-    flops: int, chunk_ms: float, rates: list[dict[str, dict[str, float]]], basis: str
-) -> dict[str, Any]:
+def roofline(flops: int, chunk_ms: float, rates: list[dict[str, dict[str, float]]], basis: str) -> dict[str, Any]:
     """How near a chunk comes to the best rate that was seen before or after it in the same run.
 
     By CPU time on a CPU, where others may be at work; by wall time on a GPU. An unguided, steady chunk.

@@ -41,9 +41,7 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", default="tiny", help="the model that is tried on one chunk (default: tiny)"
-    )
+    parser.add_argument("--model", default="tiny", help="the model that is tried on one chunk (default: tiny)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     options.add_json_argument(parser)
 
@@ -83,9 +81,7 @@ def processor() -> list[Finding]:
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     findings = [Finding("processor", "ok", f"{cores} cores, load {load_average:.1f}")]
     if cores < 2:
-        findings.append(
-            Finding("processor", "note", "one core: expect fewer than 16 frames a second at 416x240")
-        )
+        findings.append(Finding("processor", "note", "one core: expect fewer than 16 frames a second at 416x240"))
     if load_average > cores:
         findings.append(Finding("processor", "note", "others keep it busy: live video will fall behind"))
     return findings
@@ -105,9 +101,7 @@ def memory() -> list[Finding]:
 def codecs() -> list[Finding]:
     missing = [name for name, way in CODECS if not has_codec(name, way)]
     if missing:
-        return [
-            Finding("codecs", "fault", f"FFmpeg in PyAV lacks {', '.join(missing)}; reinstall av from PyPI")
-        ]
+        return [Finding("codecs", "fault", f"FFmpeg in PyAV lacks {', '.join(missing)}; reinstall av from PyPI")]
     return [Finding("codecs", "ok", ", ".join(dict.fromkeys(name for name, _ in CODECS)))]
 
 

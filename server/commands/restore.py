@@ -72,9 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a .mp4, .mov, .mkv or .webm file, or a folder for PNG pictures",
     )
     parser.add_argument("--operator", metavar="KIND", required=True, help=", ".join(options.OPERATORS))
-    parser.add_argument(
-        "--mask", metavar="PNG", type=Path, help="for operator mask: white is kept, black is lost"
-    )
+    parser.add_argument("--mask", metavar="PNG", type=Path, help="for operator mask: white is kept, black is lost")
     parser.add_argument(
         "--simulate",
         action="store_true",
@@ -87,9 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of the restored picture (default: the source's own)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
-    parser.add_argument(
-        "--crf", type=int, default=16, help="quality of the video file, 0 best to 51 (default: 16)"
-    )
+    parser.add_argument("--crf", type=int, default=16, help="quality of the video file, 0 best to 51 (default: 16)")
     parser.add_argument("--no-audio", action="store_true", help="leave the sound out")
     options.add_model_arguments(parser)
     options.add_json_argument(parser)
@@ -161,9 +157,7 @@ def fit_mask(mask: Pixels, about: About, geometry: Geometry) -> Pixels:
     height, width = mask.shape[:2]
     if (height, width) not in (geometry.shown, (about.height, about.width)):
         expected = f"{geometry.shown[1]}x{geometry.shown[0]}"
-        raise UsageError(
-            f"expected a mask of {expected} pixels, the size of the picture, found {width}x{height}"
-        )
+        raise UsageError(f"expected a mask of {expected} pixels, the size of the picture, found {width}x{height}")
     rows = np.arange(geometry.shown[0]) * height // geometry.shown[0]
     columns = np.arange(geometry.shown[1]) * width // geometry.shown[1]
     return pad(mask[rows][:, columns], geometry.restored)

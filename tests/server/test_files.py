@@ -16,17 +16,13 @@ from server.outputs import check_output, open_sink, write_png
 def scene(count, height=48, width=64, seed=0):
     """A smooth picture that moves: it survives compression."""
     rng = np.random.default_rng(seed)
-    coarse = (
-        rng.integers(40, 216, (height // 8 + 2, width // 8 + 2 + count, 1)).astype(np.uint8).repeat(3, axis=2)
-    )
+    coarse = rng.integers(40, 216, (height // 8 + 2, width // 8 + 2 + count, 1)).astype(np.uint8).repeat(3, axis=2)
     coarse[..., 2] //= 2  # not quite grey
     big = resize(coarse, coarse.shape[0] * 8, coarse.shape[1] * 8)
     return [big[:height, 2 * i : 2 * i + width].copy() for i in range(count)]
 
 
-def write_video(
-    path, pictures, pts=None, time_base=Fraction(1, 16), audio=False, rotation=0, codec="libx264"
-):
+def write_video(path, pictures, pts=None, time_base=Fraction(1, 16), audio=False, rotation=0, codec="libx264"):
     with av.open(str(path), "w") as container:
         video = container.add_stream(codec, Fraction(16), {"crf": "4"} if codec == "libx264" else {})
         video.height, video.width = pictures[0].shape[:2]
@@ -182,9 +178,7 @@ def test_an_error_leaves_no_file_and_an_old_one_as_it_was(tmp_path, name):
         sink.write(Picture(scene(1)[0], 0))
         raise RuntimeError("torn")
     assert not target.suffix or target.read_bytes() == b"old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        {"in.mkv"} | ({name} if target.suffix else set())
-    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted({"in.mkv"} | ({name} if target.suffix else set()))
 
 
 def open_source_of(folder, pictures):

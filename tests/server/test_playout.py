@@ -88,9 +88,7 @@ def test_whoever_takes_too_slowly_gets_the_newest_frame_that_is_due():
 
 def test_the_queue_is_bounded_and_drops_its_oldest():
     playout = Playout(FPS, capacity=24)
-    dropped = [
-        frame for k in range(5) for frame in playout.put([(12 * k + n, 12 * k + n) for n in range(12)], 0.0)
-    ]
+    dropped = [frame for k in range(5) for frame in playout.put([(12 * k + n, 12 * k + n) for n in range(12)], 0.0)]
     assert playout.waiting == 24
     assert dropped == list(range(36))
 

@@ -40,9 +40,7 @@ def write_video(path, frames=14, height=48, width=64, rotation=0, audio=False):
         for i, pixels in enumerate(moving_scene(frames, height, width)):
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             if sound:
-                frame = av.AudioFrame.from_ndarray(
-                    np.zeros((1, 1000), np.float32), format="fltp", layout="mono"
-                )
+                frame = av.AudioFrame.from_ndarray(np.zeros((1, 1000), np.float32), format="fltp", layout="mono")
                 frame.sample_rate, frame.pts = 16000, 1000 * i
                 container.mux(sound.encode(frame))
         container.mux(video.encode(None))
@@ -162,9 +160,7 @@ def test_an_interrupted_or_failed_run_leaves_no_file(tmp_path, monkeypatch, erro
         return step(*args, **settings)
 
     monkeypatch.setattr(Engine, "step", torn)
-    assert (
-        run(tmp_path / "in.mp4", tmp_path / "out.mp4", "--operator", "super_resolution", "--simulate") == code
-    )
+    assert run(tmp_path / "in.mp4", tmp_path / "out.mp4", "--operator", "super_resolution", "--simulate") == code
     assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
 
 

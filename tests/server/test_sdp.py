@@ -182,9 +182,7 @@ def mutate(text, rng):
         at = rng.randrange(len(lines))
         line = lines[at]
         cut = rng.randrange(len(line) + 1)
-        noise = "".join(
-            chr(rng.choice([*range(32, 127), 0, 9, 0x661, 0x1F600])) for _ in range(rng.randint(1, 12))
-        )
+        noise = "".join(chr(rng.choice([*range(32, 127), 0, 9, 0x661, 0x1F600])) for _ in range(rng.randint(1, 12)))
         lines[at] = rng.choice(
             [
                 line[:cut],
@@ -373,9 +371,7 @@ def test_a_trickle_fragment_yields_its_candidates():
         "a=end-of-candidates\r\n"
     )
     assert fragment.ufrag == "4ZcD" and fragment.complete
-    assert [str(candidate) for candidate in fragment.candidates] == [
-        "1 1 udp 2122260223 10.0.0.7 50000 typ host"
-    ]
+    assert [str(candidate) for candidate in fragment.candidates] == ["1 1 udp 2122260223 10.0.0.7 50000 typ host"]
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "<html>", "s=x\r\n", "a=x\x00:y"])

@@ -76,9 +76,7 @@ class Source(MediaStreamTrack):
 
     def send(self, *numbers, width=64, height=64):
         for number in numbers:
-            frame = VideoFrame.from_ndarray(
-                np.full((height, width, 3), number % 256, np.uint8), format="rgb24"
-            )
+            frame = VideoFrame.from_ndarray(np.full((height, width, 3), number % 256, np.uint8), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             self.frames.put_nowait(frame)
 

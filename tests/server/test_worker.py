@@ -81,9 +81,7 @@ class Running:
     def submit(self, session, index, level=100):
         frames = [np.full((16, 24, 3), level, np.uint8)] * (9 if index == 0 else 12)
         work = Work(SPEC, False, index, tuple(range(len(frames))), (), (), 0.0)
-        job = Job(
-            session, Chunk(index, frames), index, index == 0, SuperResolution(), SolverConfig(), context=work
-        )
+        job = Job(session, Chunk(index, frames), index, index == 0, SuperResolution(), SolverConfig(), context=work)
         return self.worker.submit(job)
 
 
