@@ -87,6 +87,8 @@ def tokenize(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Token numbers of a cleaned prompt, at most TEXT_LEN, the last one the end of the sentence."""
     ids: list[int] = tokenizer.encode(clean(prompt)).ids
     end = tokenizer.token_to_id("</s>")
+    if end is None:
+        raise ValueError("the tokenizer knows no </s>: it is not UMT5's")
     if not ids or ids[-1] != end:
         ids.append(end)
     return ids if len(ids) <= TEXT_LEN else [*ids[: TEXT_LEN - 1], end]
