@@ -45,7 +45,7 @@ class SolverConfig(Config):
     """CG updates for x_init (Eq. 9), for operators without a closed form"""
     prox_steps: int = Field(5, ge=1, le=100)
     """CG updates for the prox (Eq. 7), for operators without a closed form"""
-    output_gamma: float = Field(10.0, ge=0)
+    output_gamma: float = Field(3.0, ge=0)
     """strength of output consistency, one prox in pixels after the last decode (beyond the paper); 0 switches it off"""
     output_prox_steps: int = Field(5, ge=1, le=100)
     """CG updates for output consistency, for operators without a closed form"""

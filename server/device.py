@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 import time
@@ -46,6 +47,8 @@ from server.messages import (
 logger = logging.getLogger("server.device")
 
 PR_SET_PDEATHSIG = 1
+NICENESS = 5
+"""on a CPU the server's own work, which keeps frames on time, goes before their restoration"""
 
 
 class StageTimer:
@@ -179,6 +182,7 @@ def free_bytes(engine: Engine) -> int:
 
 def serve(connection: Connection, options: DeviceOptions) -> None:
     """Loads, warms up, and answers until the other end closes."""
+    os.nice(NICENESS)
     try:
         model = load(options.model, weights=options.weights, device=options.device, codec=options.codec)
     except (ValueError, FileNotFoundError) as error:

@@ -701,6 +701,7 @@ class PeerConnection(RTCPeerConnection):
 
     def __init__(self, config: RtcConfig | None = None):
         self.config = config or RtcConfig()
+        self._connecting: set[asyncio.Task[Any]] = set()
         server = RTCIceServer(list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential)
         servers = [server] if self.config.ice_urls else []
         super().__init__(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
@@ -761,6 +762,21 @@ class PeerConnection(RTCPeerConnection):
         if sender and (encoder := sender.encoder):
             found |= {"target_bps": encoder.target_bitrate, "encoder_rebuilds": encoder.rebuilds}
         return found
+
+    async def close(self) -> None:
+        """Ends the connection, also while it is being made: aiortc would go on, and send from a closed peer."""
+        for task in self._connecting:
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+        await super().close()
+
+    async def _RTCPeerConnection__connect(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "aiortc connects in a task of its own"
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        parent: Any = super()
+        await parent._RTCPeerConnection__connect()
 
     def _RTCPeerConnection__createTransceiver(
         self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 ROOT = Path(__file__).parents[2]
 SIZE = "256x144"
-SERVE = ["--weights", "random", "--admission", "places"]
+SERVE = ["--admission", "places"]
 ALIVE = "body:is([data-state=streaming], [data-state=passthrough])"
 """pictures come back; a machine that is too slow for this minute may pass some chunks through"""
 WARM_S = 300

@@ -74,7 +74,7 @@ class Client:
 
     async def open(self):
         self.pc.addTrack(self.track)
-        channel = self.pc.createDataChannel("report")
+        channel = self.channel = self.pc.createDataChannel("report")
         channel.on("message", lambda text: self.messages.append(json.loads(text)))
         self.pc.on("track", lambda track: self.tasks.append(asyncio.create_task(self.receive(track))))
         await self.pc.setLocalDescription(await self.pc.createOffer())
@@ -113,6 +113,8 @@ class Client:
         await self.vanish()
 
     async def vanish(self):
+        if self.status == 201:  # aiortc cannot close what it is still connecting
+            await self.until(lambda: self.channel.readyState != "connecting" or self.pc.connectionState == "closed")
         await self.pc.close()
         await asyncio.gather(*self.tasks)
 

@@ -261,6 +261,24 @@ def test_closing_leaves_nothing_behind():
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.005, 0.02, 0.05, 0.1])
+def test_a_connection_closed_while_it_is_being_made_is_not_made_after_all(delay):
+    """The library went on connecting after close(): its sender and receiver then ran for ever."""
+
+    async def run():
+        async with Call() as call:
+            await asyncio.sleep(delay)
+            await call.server.close()
+            await asyncio.sleep(0.3)
+            running = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
+            assert call.server.connectionState == "closed"
+            assert not call.server._connecting
+            assert sum("__connect" in name for name in running) <= 1, running  # the client's own
+            assert sum("RTCRtpSender._run_rtp" in name for name in running) <= 1, running
+
+    asyncio.run(run())
+
+
 # --- sockets --------------------------------------------------------------------------------------
 
 
