@@ -8,7 +8,7 @@ PORT ?= 8080
 MODEL ?= tiny
 TINY ?= --videos data/train --photos data/photos --validate data/dev
 
-.PHONY: setup serve test test-all check loadtest tiny clean
+.PHONY: setup serve test network test-all check loadtest tiny clean
 
 setup: $(VENV)/ready
 
@@ -31,7 +31,11 @@ chromium:
 	  $$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends chromium; }
 
 test: setup chromium
-	$(BIN)/pytest -q -m "not slow and not gpu and not weights"
+	$(BIN)/pytest -q -m "not slow and not gpu and not weights and not network"
+
+# Loss, bursts, thin links and blackouts between network namespaces: in real time, so on a quiet machine.
+network: setup
+	$(BIN)/pytest -q -m network
 
 test-all: setup chromium
 	$(BIN)/pytest -q

@@ -141,7 +141,9 @@ def test_the_rungs_each_drop_something(solver):
     out, state = run(solver, op, measurements(op, 5), config, rungs=rungs)
     assert [r.guided for r in out] == [True, True, False, False, True]
     x_init = out[3].x_init
-    assert torch.allclose(out[3].x, prox_l2(op, x_init, measurements(op, 5)[3], None, 10, 5).clamp(-1, 1), atol=1e-6)
+    assert torch.allclose(
+        out[3].x, prox_l2(op, x_init, measurements(op, 5)[3], None, config.output_gamma, 5).clamp(-1, 1), atol=1e-6
+    )
     assert state.index == 5
 
 

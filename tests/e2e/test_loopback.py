@@ -109,12 +109,17 @@ class Client:
 
     async def close(self):
         if self.status == 201:
+            await self.settled()
             await self.http.delete(f"{self.url}/sessions/{self.answer['id']}")
         await self.vanish()
 
+    async def settled(self):
+        """Until the connection stands: aiortc cannot close what it is still connecting."""
+        await self.until(lambda: self.channel.readyState != "connecting" or self.pc.connectionState == "closed")
+
     async def vanish(self):
-        if self.status == 201:  # aiortc cannot close what it is still connecting
-            await self.until(lambda: self.channel.readyState != "connecting" or self.pc.connectionState == "closed")
+        if self.status == 201:
+            await self.settled()
         await self.pc.close()
         await asyncio.gather(*self.tasks)
 
