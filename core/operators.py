@@ -95,22 +95,14 @@ class LinearOperator(Config):
         return y
 
 
-class SuperResolution(LinearOperator):
-    """Area average over `scale` x `scale` pixels. A A^T is a multiple of the identity, so all is closed form."""
+class ShrinkingOperator(LinearOperator):
+    """The measurement is `scale` times smaller each way. What the operators with an area average share."""
 
-    kind: Literal["super_resolution"] = "super_resolution"
-    scale: Literal[2, 4] = 4
-    """how many times smaller the measurement is, each way"""
+    scale: int
 
     @property
     def norm(self) -> float:  # type: ignore[override]
         return 1 / self.scale
-
-    def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
-        return F.avg_pool2d(x, self.scale)
-
-    def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
-        return nearest(y, self.scale) / self.scale**2
 
     def measurement_size(self, height: int, width: int) -> tuple[int, int]:
         return height // self.scale, width // self.scale
@@ -119,18 +111,32 @@ class SuperResolution(LinearOperator):
         if height % self.scale or width % self.scale:
             raise ValueError(f"the size must be a multiple of {self.scale} each way, not {width}x{height}")
 
+    def lift(self, y: Tensor) -> Tensor:
+        return bilinear(y, self.scale)
+
+    def show(self, y: Tensor) -> Tensor:
+        return nearest(y, self.scale)
+
+
+class SuperResolution(ShrinkingOperator):
+    """Area average over `scale` x `scale` pixels. A A^T is a multiple of the identity, so all is closed form."""
+
+    kind: Literal["super_resolution"] = "super_resolution"
+    scale: Literal[2, 4] = 4
+    """how many times smaller the measurement is, each way"""
+
+    def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
+        return F.avg_pool2d(x, self.scale)
+
+    def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
+        return nearest(y, self.scale) / self.scale**2
+
     def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
         return upsample(y, self.scale)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         weight = gamma / (gamma + self.scale**2)
         return x + weight * self.scale**2 * self.A_adjoint(y - self.A_linear(x))
-
-    def lift(self, y: Tensor) -> Tensor:
-        return bilinear(y, self.scale)
-
-    def show(self, y: Tensor) -> Tensor:
-        return nearest(y, self.scale)
 
 
 class MaskedOperator(LinearOperator):
@@ -291,7 +297,7 @@ class TemporalAverage(LinearOperator):
         return x + mix(temporal_gain(0 if past is None else len(past), len(x), self.window, gamma), y - self.A(x, past))
 
 
-class SpatioTemporalAverage(LinearOperator):
+class SpatioTemporalAverage(ShrinkingOperator):
     """Area average over 4 x 4 pixels, then the mean of the `window` frames up to each: small, slow, cheap video."""
 
     kind: Literal["spatio_temporal_average"] = "spatio_temporal_average"
@@ -302,10 +308,6 @@ class SpatioTemporalAverage(LinearOperator):
 
     reach: ClassVar[int] = 3
     lookback: ClassVar[int] = 24
-
-    @property
-    def norm(self) -> float:  # type: ignore[override]
-        return 1 / self.scale
 
     def A(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         small = None if past is None else F.avg_pool2d(past, self.scale)
@@ -318,13 +320,6 @@ class SpatioTemporalAverage(LinearOperator):
         frames = mix(window_matrix(preceding, len(y), self.window)[:, preceding:].T, y)
         return nearest(frames, self.scale) / self.scale**2
 
-    def measurement_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // self.scale, width // self.scale
-
-    def prepare(self, height: int, width: int) -> None:
-        if height % self.scale or width % self.scale:
-            raise ValueError(f"the size must be a multiple of {self.scale} each way, not {width}x{height}")
-
     def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
         return upsample(deconvolve(y, y_past, self.window, self.lookback, self.noise), self.scale)
 
@@ -333,12 +328,6 @@ class SpatioTemporalAverage(LinearOperator):
         preceding = 0 if past is None else len(past)
         gain = temporal_gain(preceding, len(x), self.window, gamma / self.scale**2)
         return x + nearest(mix(gain, y - self.A(x, past)), self.scale)
-
-    def lift(self, y: Tensor) -> Tensor:
-        return bilinear(y, self.scale)
-
-    def show(self, y: Tensor) -> Tensor:
-        return nearest(y, self.scale)
 
 
 Operator = Annotated[

@@ -35,7 +35,7 @@ def camera_clip(tmp_path_factory):
 async def chromium(camera_clip):
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if executable is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
+        pytest.fail("Chromium is not installed: apt-get install chromium, or deselect with -m 'not browser'")
     arguments = [
         "--no-sandbox",
         "--use-fake-ui-for-media-stream",
