@@ -84,13 +84,15 @@ class Engine:
         panels: tuple[Panel, ...] = ("restored",),
         stage: Stage = untimed,
         gap: bool = False,
+        lost: tuple[int, ...] = (),
     ) -> ChunkResult:
         """Restores the next chunk of a stream; a changed `operator` starts anew with this chunk.
 
         `gap` says that frames are missing before this chunk: an operator that remembers frames starts anew too.
+        `lost` are the indices of frames of this chunk that never came: whatever `frames` holds there is not looked at.
 
-        Raises KeyError for a stream that is not open, ValueError for a wrong number or size of frames, and
-        FloatingPointError when the result is not finite.
+        Raises KeyError for a stream that is not open, ValueError for a wrong number or size of frames or when every
+        frame of a stream's opening chunk is lost, and FloatingPointError when the result is not finite.
         """
         stream = self._streams[stream_id]
         state, clean_past = stream.state, stream.clean_past
@@ -105,7 +107,7 @@ class Engine:
                 clean_past = remember(clean_past, x, operator.reach)
         else:
             y = operator.observed(y)
-        restored, state = self.solver.restore(y, state, config, rung, stage)
+        restored, state = self.solver.restore(y, state, config, rung, stage, lost)
         if not torch.isfinite(restored.x).all():
             raise FloatingPointError(f"chunk {state.index - 1} of stream {stream_id} is not finite")
         with stage("transfer"):
@@ -113,9 +115,9 @@ class Engine:
             pixels = torch.cat([operator.show(views[p]) if p == "degraded" else views[p] for p in panels], dim=-1)
             result = ChunkResult(to_pixels(pixels), restored.guided, restored.residual)
         if stream.mode == "simulate":
-            result = ChunkResult(
-                result.panels, restored.guided, restored.residual, psnr(restored.x, x), psnr(restored.x_init, x)
-            )
+            came = [index for index in range(len(x)) if index not in lost]
+            scores = (psnr(estimate[came], x[came]) if came else None for estimate in (restored.x, restored.x_init))
+            result = ChunkResult(result.panels, restored.guided, restored.residual, *scores)
         stream.state, stream.clean_past = state, clean_past  # commit
         return result
 

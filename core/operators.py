@@ -66,6 +66,10 @@ class LinearOperator(Config):
         """The measurement in frames that come from a camera: all of them, or what a mask leaves."""
         return frames
 
+    def completed(self, y: Tensor, y_past: Tensor | None) -> Tensor:
+        """y with something plausible where nothing was measured."""
+        return y
+
     def residual(self, x: Tensor, y: Tensor, past: Tensor | None) -> float:
         """|y - A x| / |y|: how far the restored frames are from what was measured."""
         return float((y - self.A(x, past)).norm() / y.norm().clamp_min(1e-12))
@@ -86,8 +90,8 @@ class LinearOperator(Config):
         """A second look at y beside x_init, [T, 3, H, W]: their difference tells where x_init is unsure."""
         return self.lift(y)
 
-    def reliability(self, height: int, width: int) -> Tensor:
-        """1 where y holds the pixel itself, 0 where it is unknown, [1, 1, H, W]."""
+    def reliability(self, frames: int, height: int, width: int) -> Tensor:
+        """1 where y holds the pixel itself, 0 where it does not, -1 in a lost frame; [1 or `frames`, 1, H, W]."""
         return torch.zeros(1, 1, height, width)
 
     def show(self, y: Tensor) -> Tensor:
@@ -177,7 +181,7 @@ class MaskedOperator(LinearOperator):
         """Infilled along rows where they hold a near pixel: against x_init this tells the direction of edges."""
         return self.infill(*y.shape[-2:]).along_rows(y)
 
-    def reliability(self, height: int, width: int) -> Tensor:
+    def reliability(self, frames: int, height: int, width: int) -> Tensor:
         return self.mask(height, width)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core.config import Config
 from core.flow import add_noise, chunk_rng, timesteps
+from core.lost import without
 from core.models.base import Condition, Denoiser, VideoCodec
 from core.operators import LinearOperator
 from core.prox import least_squares, prox_l2
@@ -70,7 +71,7 @@ class StreamState:
     encoder: Any = None
     decoder: Any = None
     y_past: Tensor | None = None
-    """the last `operator.lookback` measurement frames"""
+    """the last measurement frames: `operator.lookback` of them, and one at least"""
     x_past: Tensor | None = None
     """the last `operator.reach` restored frames"""
     grounded: bool = False
@@ -110,18 +111,26 @@ class Solver:
 
     @torch.inference_mode()
     def restore(
-        self, y: Tensor, state: StreamState, config: SolverConfig, rung: Rung = "full", stage: Stage = untimed
+        self,
+        y: Tensor,
+        state: StreamState,
+        config: SolverConfig,
+        rung: Rung = "full",
+        stage: Stage = untimed,
+        lost: tuple[int, ...] = (),
     ) -> tuple[Restored, StreamState]:
         """Restores the next chunk of a stream: y -> x, and the state after it (Algorithm 1).
 
-        `y` [T, 3, h, w] is the measurement of `ChunkSpec.frames(state.index)` frames. `state` is not changed.
+        `y` [T, 3, h, w] is the measurement of `ChunkSpec.frames(state.index)` frames, of which those with the indices
+        `lost` never came. `state` is not changed. Raises ValueError where nothing is left to restore from.
         """
-        op, past = state.operator, state.x_past
+        op, past = without(state.operator, lost), state.x_past
         with stage("x_init"):
+            y = op.completed(y, state.y_past)
             x_init = least_squares(op, y, state.y_past, config.init_steps)  # Eq. 9
         if rung == "x_init":
             skipped = self._skip(x_init, state, stage)
-            return self._finish(y, x_init, x_init, False, skipped, config, stage)
+            return self._finish(op, y, x_init, x_init, False, skipped, config, stage)
         with stage("encode"):
             z_init, encoder = self.codec.encode(x_init, state.encoder)
         condition = Condition(op, y, x_init, z_init) if config.condition else None
@@ -142,7 +151,7 @@ class Solver:
         with stage("cache"):
             cache = self.denoiser.update_cache(z, cache)  # Alg. 1, line 14
         after = replace(state, cache=cache, encoder=encoder, decoder=decoder, grounded=state.grounded or guided)
-        return self._finish(y, x, x_init, guided, after, config, stage)
+        return self._finish(op, y, x, x_init, guided, after, config, stage)
 
     def _skip(self, x_init: Tensor, state: StreamState, stage: Stage) -> StreamState:
         """The state when a chunk passes the model by: ungrounded, and with codec memories even at a stream's start."""
@@ -177,6 +186,7 @@ class Solver:
 
     @staticmethod
     def _finish(
+        op: LinearOperator,
         y: Tensor,
         x: Tensor,
         x_init: Tensor,
@@ -186,7 +196,6 @@ class Solver:
         stage: Stage,
     ) -> tuple[Restored, StreamState]:
         """Output consistency, the residual, and what the next chunk must remember."""
-        op = state.operator
         with stage("prox"):
             drift = op.residual(x, y, state.x_past)
             residual = drift
@@ -197,7 +206,7 @@ class Solver:
         after = replace(
             state,
             index=state.index + 1,
-            y_past=remember(state.y_past, y, op.lookback),
+            y_past=remember(state.y_past, y, max(1, op.lookback)),
             x_past=remember(state.x_past, x, op.reach),
             residual=drift,
             guided_residual=drift if guided else state.guided_residual,

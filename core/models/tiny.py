@@ -76,7 +76,7 @@ class Look:
     noisy: Tensor
     """the noisy frames"""
     mask: Tensor
-    """1 where y holds the pixel itself, [B, 1, H, W]"""
+    """1 where y holds the pixel itself, -1 in a lost frame, [B, 1 or 4L, 1, H, W]"""
     task: Tensor
     """index into TASKS, [B]"""
 
@@ -120,12 +120,15 @@ class TinyDenoiser(nn.Module):
         noisy = self.inverse(z[None]) / (1 - t)
         B, _, _, H, W = noisy.shape
         if condition is None:
-            mask = torch.zeros(B, 1, H, W, device=z.device)
+            mask = torch.zeros(B, 1, 1, H, W, device=z.device)
             return Look(noisy, noisy, noisy, mask, torch.zeros(B, dtype=torch.long, device=z.device))
         op = condition.operator
         base, hint = slots(condition.x_init)[None], slots(op.hint(condition.y))[None]
         task = torch.tensor([TASKS.index(op.kind)], device=z.device)  # type: ignore[attr-defined]
-        return Look(base, hint, noisy, op.reliability(H, W).to(z), task)
+        mask = op.reliability(len(condition.y), H, W)
+        if len(mask) > 1:
+            mask = slots(mask)
+        return Look(base, hint, noisy, mask[None].to(z), task)
 
     def restore(self, look: Look, t: Tensor, cache: TinyCache) -> Tensor:
         """The restored slots [B, 4L, 3, H, W]; `t` [B] or [1]."""
@@ -163,7 +166,7 @@ class TinyDenoiser(nn.Module):
         shape, flat = x.shape, x.flatten(0, -2)
         for part, weight in ((look.hint, of_hint), (look.noisy, of_noisy)):
             flat = torch.addmm(flat, patches(part, 4).flatten(0, -2), weight.T)
-        x = flat.view(shape) + self.mask_stem(patches(look.mask[:, None], 4))
+        x = flat.view(shape) + self.mask_stem(patches(look.mask, 4))
         return F.leaky_relu(x, 0.1)
 
     def update_cache(self, z: Tensor, cache: TinyCache) -> TinyCache:

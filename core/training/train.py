@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core.lost import without
 from core.metrics import psnr
 from core.models.tiny import TASKS, Look, TinyCache, TinyDenoiser, slots
 from core.models.tiny_codec import TinyCodec
@@ -51,6 +52,8 @@ SHORT = 0.55
 """share of the training that is spent on chunks of one latent: more different pictures for the same time"""
 FLASH = SolverConfig(num_steps=1, reinject_every=0)
 GAMMA = FLASH.output_gamma
+LOSS = 0.12
+"""share of the chunks in which frames are lost on the way"""
 
 
 @dataclass
@@ -93,7 +96,7 @@ def draw_sample(clips: Clips, size: int, latents: int, opening: bool, rng: rando
     history = 0 if opening else rng.choice([9, 33]) if op.lookback else 4 * latents
     x = clips.draw(history + frames, side, side)
     y = op.measure(x, None, torch.Generator().manual_seed(rng.randrange(1 << 40)))
-    sample = _chunk(op, x, y, history, frames)
+    sample = _chunk(op, x, y, history, frames, draw_lost(frames, rng))
     if not opening:
         length = 9 if history == 9 and latents == 3 else 4 * latents
         before = _chunk(op, x, y, history - length, length)
@@ -104,13 +107,23 @@ def draw_sample(clips: Clips, size: int, latents: int, opening: bool, rng: rando
     return crop(sample, side - size)
 
 
-def _chunk(op: LinearOperator, x: Tensor, y: Tensor, start: int, frames: int) -> Sample:
-    here = slice(start, start + frames)
-    y_past = y[max(0, start - op.lookback) : start] if op.lookback and start else None
-    x_init = op.least_squares(y[here], y_past)
+def draw_lost(frames: int, rng: random.Random) -> tuple[int, ...]:
+    """Most often none; else one burst of up to a third of the chunk, never its first frame."""
+    if frames < 4 or rng.random() >= LOSS:
+        return ()
+    length = rng.randint(1, frames // 3)
+    start = rng.randint(1, frames - length)
+    return tuple(range(start, start + length))
+
+
+def _chunk(base: LinearOperator, x: Tensor, y: Tensor, start: int, frames: int, lost: tuple[int, ...] = ()) -> Sample:
+    op, here = without(base, lost), slice(start, start + frames)
+    y_past = y[max(0, start - max(1, op.lookback)) : start] if start else None
+    completed = op.completed(y[here], y_past)
+    x_init = op.least_squares(completed, y_past)
     assert x_init is not None
     past = x[max(0, start - op.reach) : start] if op.reach and start else None
-    return Sample(op, x[here], y[here], x_init.clamp(-1, 1), op.hint(y[here]), past, None)
+    return Sample(op, x[here], completed, x_init.clamp(-1, 1), op.hint(completed), past, None)
 
 
 def crop(sample: Sample, margin: int) -> Sample:
@@ -136,16 +149,16 @@ def look_at(samples: list[Sample], codec: TinyCodec, t: float, blind: bool) -> L
     noisy = codec.inverse((1 - t) * z + t * torch.randn_like(z)) / (1 - t)
     B, _, _, H, W = base.shape
     if blind:
-        return Look(noisy, noisy, noisy, torch.zeros(B, 1, H, W), torch.zeros(B, dtype=torch.long))
+        return Look(noisy, noisy, noisy, torch.zeros(B, 1, 1, H, W), torch.zeros(B, dtype=torch.long))
     hint = torch.stack([slots(s.hint) for s in samples])
-    mask = torch.cat([s.operator.reliability(H, W) for s in samples])
+    mask = torch.stack([slots(s.operator.reliability(len(s.y), H, W).expand(len(s.y), -1, -1, -1)) for s in samples])
     task = torch.tensor([TASKS.index(s.operator.kind) for s in samples])  # type: ignore[attr-defined]
     return Look(base, hint, noisy, mask, task)
 
 
 def consistent(x: Tensor, sample: Sample) -> Tensor:
     """After output consistency; a blurred crop is left as it is, its measurement reaches beyond it."""
-    if isinstance(sample.operator, GaussianBlur):
+    if sample.operator.kind == "gaussian_blur":  # type: ignore[attr-defined]
         return x
     return prox_l2(sample.operator, x, sample.y, sample.past, GAMMA, 5)
 

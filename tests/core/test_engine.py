@@ -125,3 +125,37 @@ def test_a_model_or_device_that_is_not_there_is_named():
         load("tiny", codec="jpeg")
     with pytest.raises(UsageError, match="is no device"):
         choose_device("toaster")
+
+
+@pytest.mark.parametrize("operator", [SuperResolution(), Inpainting(), TemporalAverage()], ids=lambda op: op.kind)
+def test_a_lost_frame_is_restored_from_the_others(engine, frames, operator):
+    """Whatever lies in its place, now or in the next chunk's past, the pictures are the same."""
+    height, width = operator.measurement_size(H, W)
+    y = np.ascontiguousarray(frames[:, :: H // height, :: W // width])
+    spoilt = y.copy()
+    spoilt[[4, 20]] = 0  # the second one is the last of its chunk: all that the next one remembers
+    for name, given in (("a", y), ("b", spoilt)):
+        engine.open(name, operator, "incoming", H, W)
+        pictures = []
+        for lost, part in ((4,), given[:9]), ((11,), given[9:21]), ((), given[21:]):
+            pictures.append(engine.step(name, part, operator, CONFIG, lost=lost).panels)
+        if name == "a":
+            expected = pictures
+    assert all(np.array_equal(a, b) for a, b in zip(expected, pictures, strict=True))
+
+
+def test_a_lost_frame_is_no_part_of_a_simulated_score(engine, frames):
+    for name in ("a", "b"):
+        engine.open(name, SuperResolution(), "simulate", H, W)
+    spoilt = frames[:9].copy()
+    spoilt[4] = 255 - spoilt[4]
+    a = engine.step("a", frames[:9], SuperResolution(), CONFIG, lost=(4,))
+    b = engine.step("b", spoilt, SuperResolution(), CONFIG, lost=(4,))
+    assert a.psnr == b.psnr
+
+
+def test_an_opening_chunk_of_lost_frames_is_refused_and_the_stream_lives(engine, frames):
+    engine.open("a", SuperResolution(), "simulate", H, W)
+    with pytest.raises(ValueError, match="every frame of the opening chunk is lost"):
+        engine.step("a", frames[:9], SuperResolution(), CONFIG, lost=tuple(range(9)))
+    assert engine.step("a", frames[:9], SuperResolution(), CONFIG).guided
