@@ -12,14 +12,19 @@ RUNGS: tuple[Rung, ...] = get_args(Rung)
 """Best first. Each costs less than the one before it; the last costs the device nothing."""
 
 
-def below(rung: Rung) -> Rung:
+def rungs_of(num_steps: int) -> tuple[Rung, ...]:
+    """The rungs of a session with `num_steps` denoising steps: of one step, `one_step` is no other rung than `full`."""
+    return tuple(rung for rung in RUNGS if num_steps != 1 or rung != "one_step")
+
+
+def below(rung: Rung, rungs: tuple[Rung, ...] = RUNGS) -> Rung:
     """The next cheaper rung; `passthrough` is the lowest."""
-    return RUNGS[min(RUNGS.index(rung) + 1, len(RUNGS) - 1)]
+    return rungs[min(rungs.index(rung) + 1, len(rungs) - 1)]
 
 
-def above(rung: Rung) -> Rung:
+def above(rung: Rung, rungs: tuple[Rung, ...] = RUNGS) -> Rung:
     """The next better rung; `full` is the highest."""
-    return RUNGS[max(RUNGS.index(rung) - 1, 0)]
+    return rungs[max(rungs.index(rung) - 1, 0)]
 
 
 @dataclass
@@ -30,6 +35,8 @@ class Ladder:
     """seconds without a slip before the next rung up is tried"""
     margin: float = 0.05
     """seconds before its deadline a chunk must be ready to count as held; in between, the rung stays"""
+    rungs: tuple[Rung, ...] = RUNGS
+    """those that differ for this session, best first"""
     rung: Rung = "full"
     since: float = float("-inf")
     """when the rung last changed, or a deadline last came close"""
@@ -37,7 +44,14 @@ class Ladder:
     @property
     def next_up(self) -> Rung:
         """The rung that the session would climb to."""
-        return above(self.rung)
+        return above(self.rung, self.rungs)
+
+    def adapt(self, num_steps: int) -> None:
+        """Takes in the session's denoising steps; from a rung that is none any more it goes to the next one up."""
+        rungs = rungs_of(num_steps)
+        if self.rung not in rungs:
+            self.rung = above(self.rung)
+        self.rungs = rungs
 
     def choose(self, now: float, deadline: float, cost: Callable[[Rung], float], lowest: Rung = "passthrough") -> Rung:
         """The rung of a chunk about to start: the best, not above the session's, that `deadline` allows.
@@ -46,11 +60,11 @@ class Ladder:
         chunk that opens a stream and cannot pass the device by. A chunk that must go lower takes its session
         one rung down.
         """
-        candidates = RUNGS[RUNGS.index(self.rung) : RUNGS.index(lowest)]
+        candidates = self.rungs[self.rungs.index(self.rung) : self.rungs.index(lowest)]
         fits = [rung for rung in candidates if now + cost(rung) <= deadline]
         chosen = fits[0] if fits else lowest
-        if RUNGS.index(chosen) > RUNGS.index(self.rung):
-            self._move(now, below(self.rung))
+        if self.rungs.index(chosen) > self.rungs.index(self.rung):
+            self._move(now, below(self.rung, self.rungs))
         return chosen
 
     def observe(self, now: float, lateness: float, room: bool = True, fits: bool = True) -> Rung:
@@ -60,11 +74,11 @@ class Ladder:
         `fits`: it has the time for all sessions as they are; without, this one goes down before it is late.
         """
         if lateness > 0 or not fits:
-            self._move(now, below(self.rung))
+            self._move(now, below(self.rung, self.rungs))
         elif lateness > -self.margin:
             self.since = now
         elif room and self.rung != "full" and now - self.since >= self.hold:
-            self._move(now, above(self.rung))
+            self._move(now, self.next_up)
         return self.rung
 
     def _move(self, now: float, rung: Rung) -> None:

@@ -305,7 +305,8 @@ class Sessions:
         """Queues a job, unless the session is over or no device serves."""
         if self.worker.state != "ready" or session.id not in self._open:
             return None
-        job.solver = job.solver.model_copy(update={"reinject_phase": self._phases[session.id]})
+        steps = job.solver.num_steps or self.solver.num_steps
+        job.solver = job.solver.model_copy(update={"num_steps": steps, "reinject_phase": self._phases[session.id]})
         return self.worker.submit(job)
 
     def sized(self, session: Session) -> None:
@@ -321,6 +322,7 @@ class Sessions:
         workload = self._workloads[job.session_id]
         due = is_due(job.chunk.index, job.solver.reinject_every, self._phases[session.id])
         guided = job.opening or session.missed or due
+        session.ladder.adapt(job.solver.num_steps)
         return session.choose_rung(job, now, lambda rung: self.admission.cost(now, workload, rung, guided))
 
     def on_restored(self, job: Job, restoration: Restoration) -> None:

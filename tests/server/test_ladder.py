@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from server.ladder import RUNGS, Ladder, above, below
+from server.ladder import RUNGS, Ladder, above, below, rungs_of
 
 COSTS = dict(zip(RUNGS, [0.4, 0.3, 0.2, 0.05, 0.0], strict=True))
 
@@ -42,6 +42,23 @@ def test_one_slip_costs_one_rung_and_never_more():
     ladder = Ladder()
     for expected in (*RUNGS[1:], "passthrough"):
         assert ladder.observe(0.0, 0.2) == expected
+
+
+def test_one_step_is_no_rung_of_a_session_that_takes_one_step_anyway():
+    assert rungs_of(1) == ("full", "no_reinjection", "x_init", "passthrough")
+    assert rungs_of(2) == RUNGS
+    ladder = Ladder(rungs=rungs_of(1))
+    assert ladder.choose(10.0, 10.35, COSTS.__getitem__) == ladder.rung == "no_reinjection"
+    assert ladder.next_up == "full"
+
+
+def test_a_session_that_is_changed_to_one_step_leaves_the_rung_that_is_none_and_climbs_past_it():
+    ladder = Ladder(rung="one_step", since=0.0)
+    ladder.adapt(1)
+    assert ladder.rung == "full"
+    ladder.observe(0.0, 0.2)
+    ladder.adapt(2)
+    assert (ladder.rung, ladder.next_up) == ("no_reinjection", "one_step")
 
 
 def test_a_device_that_does_not_keep_up_costs_a_rung_before_a_deadline_slips():
