@@ -165,6 +165,13 @@ class BoundedReceiver(RTCRtpReceiver):
         if track is not None:
             track._queue = self._frames
 
+    async def stop(self) -> None:
+        """Ends, and the track with it also when nothing was received yet: aiortc has its reader wait for ever."""
+        began = getattr(self, "_RTCRtpReceiver__started")
+        await super().stop()
+        if not began:
+            self._frames.offer(None)
+
 
 class AudioReceiver(BoundedReceiver):
     """Sound as it comes: the track yields encoded `av.Packet`s at once, in the order they arrive.

@@ -15,7 +15,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 
@@ -204,7 +204,7 @@ def test_a_blackout_ends_with_a_key_frame_and_a_frame_that_says_what_is_lost():
 
 def test_an_unpatched_client_is_served_too():
     async def run():
-        async with Call(client=RTCPeerConnection()) as call:
+        async with Call(client=RTCPeerConnection(RTCConfiguration(iceServers=[]))) as call:
             await until(lambda: len(call.seen) > 5)
 
     asyncio.run(run())
@@ -290,6 +290,26 @@ def test_a_connection_closed_while_it_is_being_made_is_not_made_after_all(turns,
     assert "never retrieved" not in caplog.text
 
 
+def test_a_track_whose_connection_is_closed_before_it_stands_ends():
+    """Whoever read it waited for ever: a test hung, and each lost attempt to resume a session left a task."""
+
+    async def run():
+        client, pc = RTCPeerConnection(RTCConfiguration(iceServers=[])), PeerConnection(LOCAL)
+        readers = []
+        pc.on("track", lambda track: readers.append(asyncio.ensure_future(track.recv())))
+        for kind in ("video", "audio"):
+            client.addTransceiver(kind)
+        await client.setLocalDescription(await client.createOffer())
+        await pc.answer(parse_offer(client.localDescription.sdp, LOOPBACK), AnswerOptions())
+        await pc.close()
+        await client.close()
+        async with asyncio.timeout(1):
+            ends = await asyncio.gather(*readers, return_exceptions=True)
+        assert [type(end) for end in ends] == [MediaStreamError] * 2
+
+    asyncio.run(run())
+
+
 # --- sockets --------------------------------------------------------------------------------------
 
 
@@ -321,7 +341,7 @@ def test_a_machine_without_a_network_still_serves_itself(monkeypatch):
 
     async def run():
         pc = PeerConnection()
-        client = RTCPeerConnection()
+        client = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         client.addTransceiver("video")
         await client.setLocalDescription(await client.createOffer())
         answer = await pc.answer(parse_offer(client.localDescription.sdp), AnswerOptions())
@@ -387,7 +407,7 @@ def test_a_malformed_packet_of_the_peer_ends_nothing():
 
 def test_trickled_candidates_are_taken():
     async def run():
-        client, pc = RTCPeerConnection(), PeerConnection(LOCAL)
+        client, pc = RTCPeerConnection(RTCConfiguration(iceServers=[])), PeerConnection(LOCAL)
         client.addTransceiver("video")
         await client.setLocalDescription(await client.createOffer())
         sdp = client.localDescription.sdp

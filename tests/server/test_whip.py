@@ -104,7 +104,7 @@ class Peer:
     def __init__(self, http, url, headers=()):
         self.http, self.url, self.headers = http, url, dict(headers)
         self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self.seen, self.heard, self.tasks, self.resource = [], [], [], None
+        self.seen, self.heard, self.tasks, self.resource, self.deleted = [], [], [], None, False
 
         @self.pc.on("track")
         def on_track(track):
@@ -146,12 +146,19 @@ class Peer:
                 await asyncio.sleep(0.05)
 
     async def delete(self):
+        self.deleted = True
         async with self.http.delete(self.resource, headers=self.headers) as reply:
             return reply.status
 
     async def close(self):
+        """Once it stands, or cannot: aiortc goes on connecting what is closed, and its track then never ends."""
+        if self.status == 201 and not self.deleted:
+            await self.until(lambda: self.pc.connectionState not in ("new", "connecting"))
         await self.pc.close()
-        await asyncio.gather(*self.tasks)
+        for task in self.tasks:
+            task.cancel()
+        ends = await asyncio.gather(*self.tasks, return_exceptions=True)
+        assert not [end for end in ends if isinstance(end, Exception)]
 
 
 @asynccontextmanager
@@ -233,7 +240,7 @@ async def test_bad_requests_get_the_code_that_says_why():
                 assert reply.headers["Access-Control-Allow-Origin"] == "*" and error["message"]
                 return reply.status, reply.headers
 
-        offer = RTCPeerConnection()
+        offer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         offer.addTransceiver("video", direction="recvonly")
         await offer.setLocalDescription(await offer.createOffer())
         sdp = offer.localDescription.sdp
@@ -369,7 +376,7 @@ async def test_ffmpeg_publishes_and_its_picture_is_watched(tmp_path, flags):
 
 async def test_a_client_that_lost_its_connection_goes_on_with_its_session():
     async with serving() as (app, http, url):
-        first, second = RTCPeerConnection(RTCConfiguration(iceServers=[])), RTCPeerConnection()
+        first, second, third = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(3))
         seen, tasks = [], []
 
         async def dial(pc, **fields):
@@ -411,7 +418,6 @@ async def test_a_client_that_lost_its_connection_goes_on_with_its_session():
         chunks = session.number
         assert await dial(second, resume="nobody") == (404, None)
         await second.close()
-        third = RTCPeerConnection()
         assert await dial(third, resume=session_id) == (201, session_id)
         left = len(seen)
         await until(lambda: len(seen) > left + 20)
