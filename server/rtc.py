@@ -167,7 +167,7 @@ class BoundedReceiver(RTCRtpReceiver):
 
     async def stop(self) -> None:
         """Ends, and the track with it also when nothing was received yet: aiortc has its reader wait for ever."""
-        began = getattr(self, "_RTCRtpReceiver__started")
+        began = getattr(self, "_RTCRtpReceiver__started", False)
         await super().stop()
         if not began:
             self._frames.offer(None)
