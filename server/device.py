@@ -115,6 +115,7 @@ class Device:
                 panels,
                 timer,
                 gap=request.gap,
+                lost=request.lost,
             )
             with timer("transfer"):
                 memory.write_output(result.panels)

@@ -68,6 +68,8 @@ class Step:
     rung: Rung
     gap: bool
     """frames are missing before this chunk"""
+    lost: tuple[int, ...] = ()
+    """indices of frames of this chunk that never came: what lies in their place is not looked at"""
 
 
 @dataclass(frozen=True)

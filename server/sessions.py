@@ -321,7 +321,7 @@ class Sessions:
             return "passthrough"
         workload = self._workloads[job.session_id]
         due = is_due(job.chunk.index, job.solver.reinject_every, self._phases[session.id])
-        guided = job.opening or session.missed or due
+        guided = job.opening or session.missed or session.ungrounded or due
         session.ladder.adapt(job.solver.num_steps)
         return session.choose_rung(job, now, lambda rung: self.admission.cost(now, workload, rung, guided))
 

@@ -51,9 +51,11 @@ class SessionFigures:
 
     frames_in: int = 0
     frames_repeated: int = 0
+    """frames made up by repeating, where the source was slower than the session"""
+    frames_lost: int = 0
+    """frames made up where the way lost one: masked where the chunk is restored, else repeated too"""
     resumed: int = 0
     """connections that took the place of a lost one"""
-    """frames made up by repeating, where the source was slower than the session"""
     frames_left: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     """frames dropped, by why: `rate` (more than the session's rate), `overrun` (conversion fell behind),
@@ -76,6 +78,7 @@ class SessionFigures:
             "frames": {
                 "in": self.frames_in,
                 "repeated": self.frames_repeated,
+                "lost": self.frames_lost,
                 "out": self.frames_left,
                 "dropped": dict(self.dropped),
             },
@@ -85,6 +88,7 @@ class SessionFigures:
                 "shed": self.shed,
                 "failed": self.failed,
             },
+            "resumed": self.resumed,
             "device_losses": self.device_losses,
             "reports_dropped": self.reports_dropped,
             "fps_in": round(self.arrivals.rate(now), 2),

@@ -52,6 +52,15 @@ class Work:
     arrivals: tuple[float, ...]
     """when each frame came, by the server's clock"""
     submitted: float
+    lost: tuple[int, ...] = ()
+    """indices of frames that the way lost; in their place lies the frame before"""
+    frozen: bool = False
+    """so many were lost that none is masked: the frame before stands for them, and the next chunk is after a gap"""
+
+    @property
+    def masked(self) -> tuple[int, ...]:
+        """Indices of the frames that the operator does not measure."""
+        return () if self.frozen else self.lost
 
 
 @dataclass(frozen=True)
@@ -276,7 +285,7 @@ class Worker:
         await asyncio.get_running_loop().run_in_executor(None, memory.write_input, frames)
         height, width, _ = frames[0].shape
         shape = (len(frames), height, width, 3)
-        message = Step(job.session_id, shape, job.operator, job.solver, rung, work.gap)
+        message = Step(job.session_id, shape, job.operator, job.solver, rung, work.gap, work.masked)
         return await device.request(message, self._patience(job))
 
     async def _deliver(self, job: Job, stepped: Stepped, rung: Rung, started: float) -> None:

@@ -37,9 +37,9 @@ def opened(device, memories, stream, operator=SR, spec=SPEC):
     return memory, device.answer(Open(stream, spec, operator, BYTES, 2 * BYTES))
 
 
-def stepped(device, memory, stream, frames, operator=SR, gap=False):
+def stepped(device, memory, stream, frames, operator=SR, gap=False, lost=()):
     memory.write_input(list(frames))
-    return device.answer(Step(stream, frames.shape, operator, SolverConfig(num_steps=1), "full", gap))
+    return device.answer(Step(stream, frames.shape, operator, SolverConfig(num_steps=1), "full", gap, lost))
 
 
 def pictures(count, seed=0):
@@ -96,6 +96,20 @@ def test_a_gap_grounds_a_stream_whose_operator_remembers_and_no_other(device):
         for gap in (False, True, False):
             guided.append(stepped(device, memory, stream, pictures(12), operator, gap).guided)
         assert guided == [True, False, operator.reach > 0, False]
+
+
+def test_what_lies_in_the_place_of_a_lost_frame_is_not_looked_at(device):
+    device, memories = device
+    answers = []
+    for level in (0, 255):
+        memory, _ = opened(device, memories, "a", spec=StreamSpec(HEIGHT, WIDTH, "simulate"))
+        frames = pictures(9)
+        frames[[3, 4]] = level
+        reply = stepped(device, memory, "a", frames, lost=(3, 4))
+        answers.append((memory.read_output(reply.shape), reply.residual, reply.psnr))
+        memory.close()
+    (one, *figures), (other, *others) = answers
+    assert (one == other).all() and figures == others
 
 
 def test_warm_up_measures_a_later_chunk_and_leaves_no_stream(engine):

@@ -11,6 +11,7 @@ from av import VideoFrame
 from core.operators import GaussianBlur, SuperResolution, TemporalAverage
 from core.solver import SolverConfig
 from server.messages import Stepped
+from server.rtc import Arrival as Reception
 from server.session import CHANNEL_BYTES, INBOX, Deadlines, Session, SessionConfig, SessionState, fit_size
 from server.settings import read_settings
 from server.worker import Restoration
@@ -74,10 +75,12 @@ class Source(MediaStreamTrack):
             raise MediaStreamError
         return frame
 
-    def send(self, *numbers, width=64, height=64):
+    def send(self, *numbers, width=64, height=64, lost=False):
+        """Frames of the grey level and at the time of their numbers; `lost` says that the first came after a loss."""
         for number in numbers:
             frame = VideoFrame.from_ndarray(np.full((height, width, 3), number % 256, np.uint8), format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, FPS)
+            frame.opaque = Reception(asyncio.get_running_loop().time(), lost and number == numbers[0])
             self.frames.put_nowait(frame)
 
 
@@ -192,6 +195,59 @@ async def test_a_chunk_after_a_shed_one_knows_of_the_gap_and_the_shed_one_passes
     assert host.jobs[2].context.gap
     assert session.figures.shed == 1
     await until(lambda: session.restored.playout.waiting == 12)
+
+
+async def test_frames_that_the_way_lost_are_told_to_the_operator_and_those_a_slow_camera_left_out_are_not(make):
+    session, host, source, channel = make()
+    source.send(*range(9), 9, 10, 11)
+    source.send(14, 15, lost=True)
+    source.send(18, 19, 20)
+    await until(lambda: len(host.jobs) == 2)
+    work = host.jobs[1].context
+    assert work.slots == tuple(range(9, 21))
+    assert (work.lost, work.masked) == ((3, 4), (3, 4))
+    assert np.allclose(levels(host.jobs[1]), [9, 10, 11, 11, 11, 14, 15, 15, 15, 18, 19, 20], atol=1)
+    frames = session.report()["frames"]
+    assert (frames["lost"], frames["repeated"], frames["in"]) == (2, 2, 17)
+    for job in host.jobs:
+        session.on_restored(job, restored(job))
+    session.output.join()
+    await until(lambda: len([m for m in channel.sent if "chunk" in m]) == 2)
+    assert [message["lost"] for message in channel.sent if "chunk" in message] == [0, 2]
+
+
+async def test_a_chunk_that_lost_more_than_half_stands_still_and_what_follows_is_a_gap(make):
+    session, host, source, _ = make()
+    source.send(*range(12))
+    source.send(19, lost=True)
+    source.send(*range(20, 33))
+    await until(lambda: len(host.jobs) == 3)
+    assert host.jobs[1].context.lost == tuple(range(3, 10))
+    assert host.jobs[1].context.masked == ()
+    for job in host.jobs:
+        session.choose_rung(job, 0.0, lambda rung: 0.0)
+    assert [job.context.gap for job in host.jobs] == [False, False, True]
+
+
+async def test_half_of_a_chunk_may_be_lost_and_is_masked(make):
+    _, host, source, _ = make()
+    source.send(*range(12))
+    source.send(18, lost=True)
+    source.send(19, 20)
+    await until(lambda: len(host.jobs) == 2)
+    assert host.jobs[1].context.masked == tuple(range(3, 9))
+
+
+async def test_a_stream_never_opens_with_nothing_but_lost_frames(make):
+    """An opening chunk that lost every frame is refused by the operator, and would end its session."""
+    session, host, source, _ = make()
+    source.send(*range(9))
+    await until(lambda: host.jobs)
+    session.on_lost([host.jobs[0]])
+    source.send(20, lost=True)
+    await until(lambda: len(host.jobs) == 2)
+    assert host.jobs[1].opening
+    assert (len(host.jobs[1].context.lost), host.jobs[1].context.masked) == (9, ())
 
 
 async def test_frames_pass_at_the_restored_size_while_no_device_serves(make):
