@@ -37,6 +37,10 @@ class LostFrames(LinearOperator):
         return self.operator.lookback
 
     @property
+    def recall(self) -> int:  # type: ignore[override]
+        return self.operator.recall
+
+    @property
     def norm(self) -> float:  # type: ignore[override]
         return self.operator.norm
 
@@ -80,8 +84,8 @@ class LostFrames(LinearOperator):
             return self.operator.residual(x[known], y[known], None)
         return float((y - self.operator.A(x, past))[known].norm() / y[known].norm().clamp_min(1e-12))
 
-    def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor | None:
-        return self.operator.least_squares(self.completed(y, y_past), y_past if self.lookback else None)
+    def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor | None:
+        return self.operator.least_squares(self.completed(y, y_past), y_past, x_past)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor | None:
         """Frame by frame where A is; by conjugate gradients (None) where it mixes frames."""

@@ -35,6 +35,8 @@ class LinearOperator(Config):
     """how many frames before the chunk A mixes in"""
     lookback: ClassVar[int] = 0
     """how many measurement frames before the chunk x_init looks at"""
+    recall: ClassVar[int] = 0
+    """how many restored frames before the chunk x_init looks at"""
     norm: ClassVar[float] = 1.0
     """the largest singular value of A"""
 
@@ -74,8 +76,11 @@ class LinearOperator(Config):
         """|y - A x| / |y|: how far the restored frames are from what was measured."""
         return float((y - self.A(x, past)).norm() / y.norm().clamp_min(1e-12))
 
-    def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor | None:
-        """Regularised argmin |y - A x|^2 (Eq. 9) in closed form, or None where there is none."""
+    def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor | None:
+        """Regularised argmin |y - A x|^2 (Eq. 9) in closed form, or None where there is none.
+
+        `y_past` and `x_past` are measured and restored frames before the chunk, None at the start of a stream.
+        """
         return None
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor | None:
@@ -135,7 +140,7 @@ class SuperResolution(ShrinkingOperator):
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
         return nearest(y, self.scale) / self.scale**2
 
-    def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
+    def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
         return upsample(y, self.scale)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
@@ -171,7 +176,7 @@ class MaskedOperator(LinearOperator):
     def infill(self, height: int, width: int) -> Infill:
         raise NotImplementedError
 
-    def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
+    def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
         return self.infill(*y.shape[-2:])(y)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
@@ -247,7 +252,7 @@ class GaussianBlur(LinearOperator):
             blur_svd(size, self.sigma)
             blur_spectrum(size, self.sigma)
 
-    def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
+    def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
         """Wiener: the prior power of natural pictures falls with frequency, the noise does not."""
         rows, columns = (blur_spectrum(size, self.sigma) for size in y.shape[-2:])
         power = PICTURE_POWER / (rows.frequency[:, None] ** 2 + columns.frequency[None] ** 2) ** 1.1
@@ -284,6 +289,7 @@ class TemporalAverage(LinearOperator):
 
     reach: ClassVar[int] = 6
     lookback: ClassVar[int] = 24
+    recall: ClassVar[int] = 12
 
     def A(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         return causal_mean(x, past, self.window)
@@ -294,8 +300,8 @@ class TemporalAverage(LinearOperator):
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
         return mix(window_matrix(preceding, len(y), self.window)[:, preceding:].T, y)
 
-    def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
-        return deconvolve(y, y_past, self.window, self.lookback, self.noise)
+    def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
+        return deconvolve(y, y_past, x_past, self.window, self.lookback, self.noise)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         return x + mix(temporal_gain(0 if past is None else len(past), len(x), self.window, gamma), y - self.A(x, past))
@@ -312,6 +318,7 @@ class SpatioTemporalAverage(ShrinkingOperator):
 
     reach: ClassVar[int] = 3
     lookback: ClassVar[int] = 24
+    recall: ClassVar[int] = 12
 
     def A(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         small = None if past is None else F.avg_pool2d(past, self.scale)
@@ -324,8 +331,9 @@ class SpatioTemporalAverage(ShrinkingOperator):
         frames = mix(window_matrix(preceding, len(y), self.window)[:, preceding:].T, y)
         return nearest(frames, self.scale) / self.scale**2
 
-    def least_squares(self, y: Tensor, y_past: Tensor | None) -> Tensor:
-        return upsample(deconvolve(y, y_past, self.window, self.lookback, self.noise), self.scale)
+    def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
+        small = None if x_past is None else F.avg_pool2d(x_past, self.scale)
+        return upsample(deconvolve(y, y_past, small, self.window, self.lookback, self.noise), self.scale)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         # A = W S with S S^T = 1/scale^2: u = x + S^T s^2 G (y - A x), G the temporal gain at gamma / scale^2.

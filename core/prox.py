@@ -22,12 +22,14 @@ def conjugate_gradient(Q: Callable[[Tensor], Tensor], b: Tensor, x: Tensor, step
     return x
 
 
-def least_squares(op: LinearOperator, y: Tensor, y_past: Tensor | None, steps: int) -> Tensor:
+def least_squares(
+    op: LinearOperator, y: Tensor, y_past: Tensor | None, steps: int, x_past: Tensor | None = None
+) -> Tensor:
     """The measurement-consistent start x_init (Eq. 9), [T, 3, H, W] in [-1, 1].
 
     Regularised by the operator's noise level: plain least squares diverges where A has small singular values.
     """
-    x = op.least_squares(y, y_past)
+    x = op.least_squares(y, y_past, x_past)
     if x is None:
         lift = op.lift(y)
         x = conjugate_gradient(

@@ -73,13 +73,18 @@ class StreamState:
     y_past: Tensor | None = None
     """the last measurement frames: `operator.lookback` of them, and one at least"""
     x_past: Tensor | None = None
-    """the last `operator.reach` restored frames"""
+    """the last restored frames: as many as `operator.reach` or `operator.recall`, whichever is more"""
     grounded: bool = False
     """false: the next chunk is guided, whatever the calendar says"""
     residual: float | None = None
     """relative residual of the last chunk before output consistency"""
     guided_residual: float | None = None
     """the same of the last guided chunk"""
+
+    @property
+    def past(self) -> Tensor | None:
+        """The restored frames before the chunk that A mixes in."""
+        return None if self.x_past is None else self.x_past[-self.operator.reach :]
 
     def change_operator(self, operator: LinearOperator) -> StreamState:
         """The same stream under another operator, which starts anew: no measurement history, next chunk guided."""
@@ -124,10 +129,10 @@ class Solver:
         `y` [T, 3, h, w] is the measurement of `ChunkSpec.frames(state.index)` frames, of which those with the indices
         `lost` never came. `state` is not changed. Raises ValueError where nothing is left to restore from.
         """
-        op, past = without(state.operator, lost), state.x_past
+        op, past = without(state.operator, lost), state.past
         with stage("x_init"):
             y = op.completed(y, state.y_past)
-            x_init = least_squares(op, y, state.y_past, config.init_steps)  # Eq. 9
+            x_init = least_squares(op, y, state.y_past, config.init_steps, state.x_past)  # Eq. 9
         if rung == "x_init":
             skipped = self._skip(x_init, state, stage)
             return self._finish(op, y, x_init, x_init, False, skipped, config, stage)
@@ -197,17 +202,17 @@ class Solver:
     ) -> tuple[Restored, StreamState]:
         """Output consistency, the residual, and what the next chunk must remember."""
         with stage("prox"):
-            drift = op.residual(x, y, state.x_past)
+            drift = op.residual(x, y, state.past)
             residual = drift
             if config.output_gamma > 0:
-                x = prox_l2(op, x, y, state.x_past, config.output_gamma, config.output_prox_steps)
-                residual = op.residual(x, y, state.x_past)
+                x = prox_l2(op, x, y, state.past, config.output_gamma, config.output_prox_steps)
+                residual = op.residual(x, y, state.past)
             x = x.clamp(-1, 1)
         after = replace(
             state,
             index=state.index + 1,
             y_past=remember(state.y_past, y, max(1, op.lookback)),
-            x_past=remember(state.x_past, x, op.reach),
+            x_past=remember(state.x_past, x, max(op.reach, op.recall)),
             residual=drift,
             guided_residual=drift if guided else state.guided_residual,
         )

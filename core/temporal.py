@@ -12,6 +12,8 @@ MOTION_LEVELS = (3e-4, 3e-3, 3e-2, 3e-1)
 """Prior variances of a pixel's change, one filter each; a pixel lies between two of them."""
 CORRELATION = 0.8
 """of a moving pixel's change from frame to frame"""
+RESTORED_ERROR = 2e-3
+"""variance of a restored frame's error, as the filter believes: what the stream has restored grounds what comes next"""
 CAUTION = 0.5
 """how much of a pixel's measured change the prior believes; this and CORRELATION are tuned on the training clips"""
 
@@ -25,17 +27,20 @@ def window_matrix(preceding: int, frames: int, window: int) -> Tensor:
     return inside / inside.sum(1, keepdim=True)
 
 
-def deconvolve(y: Tensor, y_past: Tensor | None, window: int, lookback: int, noise: float) -> Tensor:
-    """Frames x from their causal means y [T, C, H, W], given up to `lookback` means before them.
+def deconvolve(
+    y: Tensor, y_past: Tensor | None, x_past: Tensor | None, window: int, lookback: int, noise: float
+) -> Tensor:
+    """Frames x from their causal means y [T, C, H, W], given up to `lookback` means and some restored frames before them.
 
     A Wiener filter over time for each of a few amounts of motion; each pixel takes the one (between two) that its own
     change asks for: still pixels are averaged, moving ones sharpened.
     """
     means = y if y_past is None else torch.cat([y_past, y])
-    preceding = len(means) - len(y)
-    filters = [wiener(preceding, len(y), window, lookback, level, noise) for level in MOTION_LEVELS]
+    preceding, restored = len(means) - len(y), 0 if x_past is None else len(x_past)
+    seen = means if x_past is None else torch.cat([x_past, means])
+    filters = [wiener(preceding, len(y), restored, window, lookback, level, noise) for level in MOTION_LEVELS]
     position = motion_position(means, len(y), window, noise)  # [T, 1, H, W]
-    estimates = (torch.cat(filters).to(y) @ means.flatten(1)).view(len(filters), *y.shape)
+    estimates = (torch.cat(filters).to(y) @ seen.flatten(1)).view(len(filters), *y.shape)
     x = torch.zeros_like(y)
     for index, estimate in enumerate(estimates):
         x.addcmul_(estimate, (1 - (position - index).abs_()).clamp_min_(0))
@@ -63,8 +68,12 @@ def strongest(x: Tensor, radius: int) -> Tensor:
 
 
 @constant(256)
-def wiener(preceding: int, frames: int, window: int, lookback: int, level: float, noise: float) -> Tensor:
-    """The linear estimate [frames, preceding + frames] of the last `frames` x from all means y.
+def wiener(
+    preceding: int, frames: int, restored: int, window: int, lookback: int, level: float, noise: float
+) -> Tensor:
+    """The linear estimate [frames, restored + preceding + frames] of the last `frames` x.
+
+    It is made from the last `restored` frames before them, as they were restored, and from all means y.
 
     Prior: a constant plus a change of variance `level` that decays with CORRELATION. With fewer than `lookback` means
     the first is a stream's first; with all of them, frames before the first mean were there but are not known.
@@ -74,6 +83,8 @@ def wiener(preceding: int, frames: int, window: int, lookback: int, level: float
     W = window_matrix(hidden, total, window).double()
     index = torch.arange(hidden + total).double()
     C = 1 + level * CORRELATION ** (index[:, None] - index[None]).abs()
-    S = W @ C @ W.T + noise**2 * torch.eye(total, dtype=torch.float64)
-    inverse: Tensor = torch.linalg.inv(S)
-    return (C[-frames:] @ W.T @ inverse).float()
+    before = hidden + preceding
+    H = torch.cat([torch.eye(hidden + total, dtype=torch.float64)[before - restored : before], W])
+    errors = torch.tensor([RESTORED_ERROR] * restored + [noise**2] * total, dtype=torch.float64)
+    inverse: Tensor = torch.linalg.inv(H @ C @ H.T + errors.diag())
+    return (C[-frames:] @ H.T @ inverse).float()

@@ -52,6 +52,8 @@ SHORT = 0.55
 """share of the training that is spent on chunks of one latent: more different pictures for the same time"""
 FLASH = SolverConfig(num_steps=1, reinject_every=0)
 GAMMA = FLASH.output_gamma
+TRUST = (0.1, 0.8)
+"""how much nearer to the truth than their x_init the frames of a prefix are"""
 LOSS = 0.12
 """share of the chunks in which frames are lost on the way"""
 
@@ -65,12 +67,23 @@ class Sample:
     y: Tensor
     x_init: Tensor
     hint: Tensor
-    past: Tensor | None
-    """the prefix's last frames, for temporal operators; blended"""
-    prefix: Tensor | None
-    """the chunk before, blended of its x_init and its truth"""
+    y_past: Tensor | None = None
+    """the measurement before the chunk"""
+    prefix: Tensor | None = None
+    """the frames before: the true ones, a blend of their x_init and the truth, or what the network made of them"""
     prefix_sample: Sample | None = None
-    """the chunk before, to be restored by the network itself"""
+    """the frames before, to be restored by the network itself"""
+
+    @property
+    def past(self) -> Tensor | None:
+        """The restored frames before the chunk that A mixes in."""
+        return self.prefix[-self.operator.reach :] if self.operator.reach and self.prefix is not None else None
+
+    def follow(self, prefix: Tensor) -> None:
+        """Lets the chunk follow the restored frames `prefix`, which some operators' x_init looks at."""
+        self.prefix = prefix
+        if self.operator.recall:
+            self.x_init = start_of(self.operator, self.y, self.y_past, prefix[-self.operator.recall :])
 
 
 def draw_operator(rng: random.Random) -> LinearOperator:
@@ -98,12 +111,9 @@ def draw_sample(clips: Clips, size: int, latents: int, opening: bool, rng: rando
     y = op.measure(x, None, torch.Generator().manual_seed(rng.randrange(1 << 40)))
     sample = _chunk(op, x, y, history, frames, draw_lost(frames, rng))
     if not opening:
-        length = 9 if history == 9 and latents == 3 else 4 * latents
-        before = _chunk(op, x, y, history - length, length)
-        trust = rng.uniform(0.2, 0.9)
-        prefix = before.x_init + trust * (before.x - before.x_init)
-        sample.prefix, sample.prefix_sample = prefix, before
-        sample.past = prefix[-op.reach :] if op.reach else None
+        length = min(history, max(4 * latents, op.recall))
+        sample.prefix_sample = before = _chunk(op, x, y, history - length, length)
+        sample.follow(before.x_init + rng.uniform(*TRUST) * (before.x - before.x_init))
     return crop(sample, side - size)
 
 
@@ -120,10 +130,15 @@ def _chunk(base: LinearOperator, x: Tensor, y: Tensor, start: int, frames: int, 
     op, here = without(base, lost), slice(start, start + frames)
     y_past = y[max(0, start - max(1, op.lookback)) : start] if start else None
     completed = op.completed(y[here], y_past)
-    x_init = op.least_squares(completed, y_past)
+    prefix = x[max(0, start - op.recall) : start] if op.recall and start else None
+    return Sample(op, x[here], completed, start_of(op, completed, y_past, None), op.hint(completed), y_past, prefix)
+
+
+def start_of(op: LinearOperator, y: Tensor, y_past: Tensor | None, x_past: Tensor | None) -> Tensor:
+    """x_init of a chunk (Eq. 9), of an operator that has it in closed form."""
+    x_init = op.least_squares(y, y_past, x_past)
     assert x_init is not None
-    past = x[max(0, start - op.reach) : start] if op.reach and start else None
-    return Sample(op, x[here], completed, x_init.clamp(-1, 1), op.hint(completed), past, None)
+    return x_init.clamp(-1, 1)
 
 
 def crop(sample: Sample, margin: int) -> Sample:
@@ -135,7 +150,7 @@ def crop(sample: Sample, margin: int) -> Sample:
     def cut(frames: Tensor | None) -> Tensor | None:
         return None if frames is None else frames[..., inner, inner]
 
-    for name in ("x", "y", "x_init", "hint", "past", "prefix"):
+    for name in ("x", "y", "x_init", "hint", "prefix"):
         setattr(sample, name, cut(getattr(sample, name)))
     if sample.prefix_sample is not None:
         crop(sample.prefix_sample, margin)
@@ -178,10 +193,8 @@ def remember_prefix(net: TinyDenoiser, codec: TinyCodec, samples: list[Sample], 
             befores = [s.prefix_sample for s in samples]
             for s, b in zip(samples, befores, strict=True):
                 assert b is not None
-                out = restore(net, codec, [b], t, False, start)[0].clamp(-1, 1)
-                s.prefix = out
-                s.past = out[-s.operator.reach :] if s.operator.reach else None
-    prefix = torch.stack([slots(s.prefix) for s in samples if s.prefix is not None])
+                s.follow(restore(net, codec, [b], t, False, start)[0].clamp(-1, 1))
+    prefix = torch.stack([slots(s.prefix[-len(s.x) :]) for s in samples if s.prefix is not None])
     return net.remember(codec.transform(prefix), start)
 
 

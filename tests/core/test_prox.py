@@ -96,6 +96,19 @@ def test_temporal_starts_do_not_diverge_on_noise(op):
     assert max(errors) < 3 * min(errors)
 
 
+@pytest.mark.parametrize("op", PAPER_OPERATORS[3:], ids=name)
+def test_restored_frames_ground_a_temporal_start(op):
+    """Even frames with an error of 0.05, put out by the stream before, tell what the means cannot."""
+    x = scene(57, 48, 64)
+    rng = torch.Generator().manual_seed(0)
+    y = op.measure(x, None, rng)
+    for start in (21, 33, 45):
+        here, y_past = slice(start, start + 12), y[max(0, start - op.lookback) : start]
+        x_past = x[start - op.recall : start] + 0.05 * torch.randn(op.recall, 3, 48, 64, generator=rng)
+        alone, grounded = least_squares(op, y[here], y_past, 5), least_squares(op, y[here], y_past, 5, x_past)
+        assert (grounded - x[here]).square().mean() < 0.95 * (alone - x[here]).square().mean()
+
+
 def test_conjugate_gradients_solve_a_small_system():
     rng = torch.Generator().manual_seed(0)
     M = torch.randn(20, 20, generator=rng, dtype=torch.float64)
