@@ -30,7 +30,7 @@ def window_matrix(preceding: int, frames: int, window: int) -> Tensor:
 def deconvolve(
     y: Tensor, y_past: Tensor | None, x_past: Tensor | None, window: int, lookback: int, noise: float
 ) -> Tensor:
-    """Frames x from their causal means y [T, C, H, W], given up to `lookback` means and some restored frames before them.
+    """Frames x from their causal means y [T, C, H, W], given up to `lookback` means and restored frames before them.
 
     A Wiener filter over time for each of a few amounts of motion; each pixel takes the one (between two) that its own
     change asks for: still pixels are averaged, moving ones sharpened.
