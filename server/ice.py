@@ -7,6 +7,11 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
+from server.settings import Settings
+
+LIFETIME = 3600.0
+"""seconds for which made credentials open a new allocation; one that is open lives on"""
+
 
 @dataclass(frozen=True)
 class IceServer:
@@ -32,24 +37,25 @@ class IceServer:
         return found
 
 
-def ice_servers(
-    urls: tuple[str, ...],
-    username: str | None,
-    credential: str | None,
-    secret: str | None,
-    now: float,
-    lifetime: float = 86400.0,
-) -> list[IceServer]:
-    """The servers with credentials where they are needed: fixed ones, or made from the shared `secret`.
+def login(settings: Settings, now: float) -> tuple[str | None, str | None]:
+    """User and password for the TURN servers: the fixed ones, or made from the shared secret.
 
-    The latter are valid for `lifetime` seconds from `now` (TURN REST: user name `expiry:name`, HMAC-SHA1).
+    The latter are valid for LIFETIME from `now` (TURN REST: user name `expiry:name`, HMAC-SHA1).
     """
-    if secret is not None:
-        username = f"{int(now + lifetime)}:{username or 'avis'}"
-        digest = hmac.new(secret.encode(), username.encode(), hashlib.sha1).digest()
-        credential = base64.b64encode(digest).decode()
-    needs_no_login = tuple(url for url in urls if url.startswith(("stun:", "stuns:")))
-    return [IceServer(url) if url in needs_no_login else IceServer(url, username, credential) for url in urls]
+    if settings.ice_secret is None:
+        return settings.ice_username, settings.ice_credential
+    username = f"{int(now + LIFETIME)}:{settings.ice_username or 'avis'}"
+    digest = hmac.new(settings.ice_secret.encode(), username.encode(), hashlib.sha1).digest()
+    return username, base64.b64encode(digest).decode()
+
+
+def ice_servers(settings: Settings, now: float) -> list[IceServer]:
+    """The servers that clients are told of, with a login where one is needed."""
+    username, credential = login(settings, now)
+    return [
+        IceServer(url) if url.startswith(("stun:", "stuns:")) else IceServer(url, username, credential)
+        for url in settings.ice_servers
+    ]
 
 
 def quoted(text: str) -> str:

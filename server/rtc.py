@@ -16,6 +16,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import version
@@ -648,13 +649,14 @@ class BoundConnection(Connection):
         return None
 
     async def _relayed(self, component: int) -> list[IceCandidate]:
-        """What the TURN server gives us, as far as it answers in time."""
-        try:
+        """What the TURN server gives us, as far as it answers in time. The library says nothing of a refusal."""
+        found: list[IceCandidate] = []
+        with suppress(TimeoutError):
             async with asyncio.timeout(self.rtc.gather_timeout):
-                return await super().get_component_candidates(component, [], timeout=60)
-        except TimeoutError:
-            logger.warning("the TURN server %s gave no address in time", self.turn_server)
-            return []
+                found = await super().get_component_candidates(component, [], timeout=60)
+        if self.turn_server is not None and not found:
+            logger.warning("the TURN server %s gave no address: not there, too late, or a wrong login", self.turn_server)
+        return found
 
     async def _reflexive(self, protocols: list[GuardedProtocol]) -> list[IceCandidate]:
         """What the STUN server says our addresses are, as far as it answers in time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from core.errors import UsageError
 from core.operators import LinearOperator
 from core.solver import Rung, SolverConfig
 from server.admission import Admission, AdmissionConfig, Refuse, Workload
+from server.ice import login
 from server.messages import DeviceOptions
 from server.recording import Recording
 from server.rtc import NoMediaPort, PeerConnection, RtcConfig
@@ -416,12 +418,13 @@ def worker_config(settings: Settings) -> WorkerConfig:
 
 
 def rtc_config(settings: Settings, fps: float) -> RtcConfig:
+    username, credential = login(settings, time.time())
     return RtcConfig(
         bind=settings.bind,
         udp_ports=settings.udp_ports,
         ice_urls=settings.ice_servers,
-        ice_username=settings.ice_username,
-        ice_credential=settings.ice_credential,
+        ice_username=username,
+        ice_credential=credential,
         fps=fps,
         max_pixels=settings.max_input_pixels,
     )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from core.config import Config
 from core.operators import Operator
 from core.solver import SolverConfig
+from server.ice import ice_servers
 from server.sdp import OfferRefused, SdpLimits, parse_offer
 from server.session import SessionConfig
 from server.sessions import Refusal, Sessions
@@ -63,6 +65,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/readyz", readiness),
         web.get("/models", models),
         web.get("/operators", operators),
+        web.get("/ice", ice),
         web.get("/stats", stats),
         web.get("/", page),
     ]
@@ -155,6 +158,13 @@ async def operators(request: web.Request) -> web.Response:
             ]
         }
     )
+
+
+async def ice(request: web.Request) -> web.Response:
+    """The STUN and TURN servers, as a browser's RTCPeerConnection takes them. Their logins end: ask before an offer."""
+    servers = ice_servers(request.app[SESSIONS].settings, time.time())
+    body = {"iceServers": [server.as_dict() for server in servers]}
+    return web.json_response(body, headers={"Cache-Control": "no-store"})
 
 
 async def stats(request: web.Request) -> web.Response:

@@ -395,10 +395,7 @@ def unsupported_type(request: web.Request, expected: str) -> Refusal:
 
 def created(request: web.Request, location: str, answer: str) -> web.Response:
     """201 with the answer, where the session is, and the ICE servers to use."""
-    settings = request.app[SESSIONS].settings
-    servers = ice_servers(
-        settings.ice_servers, settings.ice_username, settings.ice_credential, settings.ice_secret, time.time()
-    )
+    servers = ice_servers(request.app[SESSIONS].settings, time.time())
     response = web.Response(status=201, text=answer, content_type=SDP, headers={"Location": location})
     for server in servers:
         response.headers.add("Link", server.link())

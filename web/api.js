@@ -10,6 +10,7 @@ export class ServerError extends Error {
 
 export const getModels = () => call("GET", "/models");
 export const getOperators = () => call("GET", "/operators");
+export const getIceServers = async (signal) => (await call("GET", "/ice", { signal })).iceServers;
 export const openSession = (offer, signal) => call("POST", "/sessions", { body: offer, signal });
 export const patchSession = (id, change) => call("PATCH", `/sessions/${id}`, { body: change });
 

@@ -1,6 +1,6 @@
 /** Keeps a session open: waits for a warm model, counts refusals down, opens anew with back-off. Knows no page. */
 
-import { askReady, ServerError } from "./api.js";
+import { askReady, getIceServers, ServerError } from "./api.js";
 import { Session, SessionEnd } from "./session.js";
 
 const LONGEST_WAIT = 15;
@@ -53,11 +53,12 @@ export class Keeper {
   /** One session from start to end; answers why it ended. */
   async #once(request, signal) {
     const { onState, onReport, onStream } = this.events;
-    const session = new Session({ onReport, onStream });
+    let session;
     try {
       await ready(signal, onState);
       onState("connecting", {});
-      this.session = session;
+      const iceServers = await getIceServers(signal);
+      session = this.session = new Session({ onReport, onStream, iceServers });
       await session.open(this.source.stream, request(), signal);
       onState("connected", {});
       return await session.ended;
@@ -65,7 +66,7 @@ export class Keeper {
       if (isExpected(error, signal)) return error;
       throw error;
     } finally {
-      session.close();
+      session?.close();
       if (this.session === session) this.session = null;
     }
   }

@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import os
+import time
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -193,6 +194,16 @@ async def test_the_model_and_the_load_are_told(http):
     assert (model["name"], model["state"]) == ("tiny", "ready")
     stats = await (await http.get("/stats")).json()
     assert (stats["device"]["state"], stats["sessions"]) == ("ready", [])
+
+
+async def test_a_page_is_told_the_ice_servers_with_a_login_that_ends():
+    settings = read_settings(ice_servers=("stun:a.example", "turn:b.example"), ice_secret="north")
+    async with TestClient(TestServer(create_app(settings))) as client:
+        reply = await client.get("/ice")
+        stun, turn = (await reply.json())["iceServers"]
+    assert reply.headers["Cache-Control"] == "no-store"
+    assert stun == {"urls": "stun:a.example"} and turn["urls"] == "turn:b.example"
+    assert 0 < int(turn["username"].split(":")[0]) - time.time() <= 3600 and turn["credential"]
 
 
 async def test_the_page_is_served_and_nothing_beside_it(http):
