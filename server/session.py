@@ -158,7 +158,7 @@ class Session:
         self.figures = SessionFigures()
         self.spec: StreamSpec | None = None
         self.missed = False
-        """frames were lost since the last chunk that the device restored"""
+        """chunks passed the device by since the last one that it restored"""
         self.ungrounded = False
         """its connection was another one before: the next chunk that can be is guided"""
         self.number = 0
@@ -187,6 +187,8 @@ class Session:
         self._inbox: deque[Arrival] = deque()
         self._arrived = asyncio.Event()
         self._chunker: Chunker[tuple[Arrival, Pixels]] = Chunker()
+        self._gap = False
+        """frames are missing before the next chunk that is filled"""
         self._next_config = config
         """what the chunk after the one that is filling is restored with"""
         self._outbox: asyncio.Queue[tuple[Job, Restoration | None]] = asyncio.Queue(maxsize=16)
@@ -417,23 +419,25 @@ class Session:
         """Frames are missing here: a chunk that spans them would be false to every temporal operator."""
         self.figures.dropped["gap"] += self._chunker.pending
         self._chunker = Chunker(index=self._chunker.index)
-        self.missed = True
+        self._gap = True
 
     def _submit(self, chunk: Chunk[tuple[Arrival, Pixels]]) -> None:
         assert self.spec is not None, "a chunk has frames, so the size is known"
         now = self._now()
         arrivals = [arrival for arrival, _ in chunk.frames]
         lost = tuple(index for index, arrival in enumerate(arrivals) if arrival.lost)
+        frozen = len(lost) > MASKED * len(arrivals)
+        gap, self._gap = self._gap, frozen
         work = Work(
             spec=self.spec,
-            gap=False,
+            gap=gap,
             number=self.number,
             slots=tuple(arrival.slot for arrival in arrivals),
             timestamps=tuple(arrival.timestamp for arrival in arrivals),
             arrivals=tuple(arrival.at for arrival in arrivals),
             submitted=now,
             lost=lost,
-            frozen=len(lost) > MASKED * len(arrivals),
+            masked=() if frozen else lost,
         )
         job = Job(
             self.id,
@@ -458,13 +462,13 @@ class Session:
         """How good the chunk may be; from here on, a gap before it is known, and whether it has to be guided."""
         work: Work = job.context
         if job.opening:
-            self.missed, self.ungrounded = work.frozen, False
+            self.missed = self.ungrounded = False
             return self.ladder.choose(now, job.deadline, cost, lowest="x_init")
         if self.ladder.rung == "passthrough":
             return "passthrough"
         rung = self.ladder.choose(now, job.deadline, cost)
         if rung != "passthrough":
-            work.gap, self.missed = self.missed, work.frozen
+            work.gap, self.missed = work.gap or self.missed, False
         if self.ungrounded and rung in ON_CALENDAR:
             job.solver = job.solver.model_copy(update={"reinject_every": 1})
             self.ungrounded = False

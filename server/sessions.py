@@ -18,7 +18,7 @@ from core.operators import LinearOperator
 from core.solver import Rung, SolverConfig
 from server.admission import Admission, AdmissionConfig, Refuse, Workload
 from server.ice import login
-from server.messages import DeviceOptions
+from server.messages import DeviceOptions, Ready
 from server.recording import Recording
 from server.rtc import NoMediaPort, PeerConnection, RtcConfig
 from server.scheduler import Job, Scheduler, is_due
@@ -28,6 +28,9 @@ from server.settings import Settings, show_size
 from server.worker import CHUNK_FRAMES, Restoration, Worker, WorkerConfig, WorkerState
 
 logger = logging.getLogger(__name__)
+
+SIZE = (416, 240)
+"""(width, height) that a session is taken for where nothing was warmed up"""
 
 
 class Refusal(Exception):
@@ -267,7 +270,7 @@ class Sessions:
     # --- accounts ---------------------------------------------------------------------------------
 
     def _workload(self, config: SessionConfig, size: tuple[int, int] | None) -> Workload:
-        width, height = size or self.settings.warm_sizes[0]
+        width, height = size or self._usual_size
         return Workload(
             model=self.settings.model,
             width=width,
@@ -278,6 +281,12 @@ class Sessions:
             frames=CHUNK_FRAMES,
             budget=self.settings.latency_budget,
         )
+
+    @property
+    def _usual_size(self) -> tuple[int, int]:
+        """(width, height) that a session is taken for until its first frame comes: the first one warmed up."""
+        measured = self.worker.ready.chunk_seconds if self.worker.ready else {}
+        return next(iter(measured), SIZE)
 
     def _bytes(self, workload: Workload) -> int:
         """Device memory that a session takes: that of the nearest size that was measured, by pixels."""
@@ -323,7 +332,7 @@ class Sessions:
             return "passthrough"
         workload = self._workloads[job.session_id]
         due = is_due(job.chunk.index, job.solver.reinject_every, self._phases[session.id])
-        guided = job.opening or session.missed or session.ungrounded or due
+        guided = job.opening or job.context.gap or session.missed or session.ungrounded or due
         session.ladder.adapt(job.solver.num_steps)
         return session.choose_rung(job, now, lambda rung: self.admission.cost(now, workload, rung, guided))
 
@@ -333,7 +342,8 @@ class Sessions:
             return
         seconds = restoration.stepped.ms["total"] / 1000
         workload, guided = self._workloads[session.id], restoration.stepped.guided
-        self.admission.measure(restoration.finished, workload, seconds, restoration.rung, guided)
+        if not (job.opening and restoration.rung == "x_init"):  # that one fills the codec's memories as well
+            self.admission.measure(restoration.finished, workload, seconds, restoration.rung, guided)
         self._climb(session, restoration.finished, restoration.finished - job.deadline)
         session.on_restored(job, restoration)
 
@@ -364,19 +374,25 @@ class Sessions:
         if state == "ready" and self.worker.ready is not None:
             memory = {"memory_bytes": self.worker.ready.memory_bytes}
             self.admission.config = self.admission.config.model_copy(update=memory)
-            for (width, height), seconds in self.worker.ready.chunk_seconds.items():
-                self.admission.calibrate(
-                    Workload(model=self.settings.model, width=width, height=height, num_steps=self.solver.num_steps),
-                    seconds,
-                )
+            self._calibrate(self.worker.ready)
         for session in self._open.values():
             session.tell({"event": "device", "state": state})
+
+    def _calibrate(self, ready: Ready) -> None:
+        """Tells the admission what warm-up measured."""
+        for size, seconds in ready.chunk_seconds.items():
+            width, height = size
+            name, num_steps = self.settings.model, self.solver.num_steps
+            workload = Workload(model=name, width=width, height=height, num_steps=num_steps)
+            self.admission.calibrate(workload, seconds)
+            if size in ready.x_init_seconds:
+                self.admission.calibrate(workload, ready.x_init_seconds[size], "x_init")
 
     def _climb(self, session: Session, now: float, lateness: float) -> None:
         """Tells a session's ladder how its chunk went, and the client when its rung changes."""
         before = session.ladder.rung
         room = self.admission.room(session.id, session.ladder.next_up, now)
-        rung = session.ladder.observe(now, lateness, room, self.admission.fits(now))
+        rung = session.ladder.observe(now, lateness, room, self.admission.fits(session.id, now))
         self.admission.set_rung(session.id, rung)
         if rung != before:
             session.tell({"event": "rung", "rung": rung})
@@ -404,6 +420,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         device=settings.device,
         weights=settings.weights,
         codec=settings.codec,
+        model_settings=settings.model_settings,
         threads=settings.threads,
         warm_sizes=settings.warm_sizes,
         solver=check_solver(settings.solver),

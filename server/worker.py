@@ -54,13 +54,8 @@ class Work:
     submitted: float
     lost: tuple[int, ...] = ()
     """indices of frames that the way lost; in their place lies the frame before"""
-    frozen: bool = False
-    """so many were lost that none is masked: the frame before stands for them, and the next chunk is after a gap"""
-
-    @property
-    def masked(self) -> tuple[int, ...]:
-        """Indices of the frames that the operator does not measure."""
-        return () if self.frozen else self.lost
+    masked: tuple[int, ...] = ()
+    """those of them that the operator does not measure"""
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,29 @@ class Source(MediaStreamTrack):
             frame.opaque = Reception(asyncio.get_running_loop().time(), lost and number == numbers[0])
             self.frames.put_nowait(frame)
 
+    def paint(self, numbers, width, height):
+        """Dark frames of any size with a bright rectangle from a quarter to three quarters each way."""
+        for number in numbers:
+            pixels = np.full((height, width, 3), 30, np.uint8)
+            pixels[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 220
+            frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, FPS)
+            self.frames.put_nowait(frame)
+
+    def at(self, times):
+        """Grey frames at any times, in seconds."""
+        for time in times:
+            frame = VideoFrame.from_ndarray(np.full((64, 64, 3), 99, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = round(time * 90000), Fraction(1, 90000)
+            self.frames.put_nowait(frame)
+
+
+def box(frame):
+    """First and one beyond the last row and column of what is bright."""
+    bright = frame.mean(2) > 125
+    edges = [np.flatnonzero(bright.any(axis)) for axis in (1, 0)]
+    return np.array([(found[0], found[-1] + 1) for found in edges])
+
 
 @pytest.fixture
 async def make():
@@ -296,6 +319,131 @@ async def test_the_end_of_the_video_and_of_the_connection_end_the_session(make):
     await until(lambda: host.ended == ["the client ended its video"])
     session.on_connection(session.pc, "failed")
     assert host.ended[-1] == "the peer connection is failed"
+
+
+def dial_anew(session):
+    """Another connection takes the place of the one that was lost; its timestamps begin anew."""
+    source, lost = Source(), session.pc
+    session.start(source)
+    session.resume(Peer())
+    return source, lost
+
+
+async def test_a_resumed_session_masks_what_it_missed_and_its_next_chunk_is_guided(make):
+    session, host, source, _ = make(solver=SolverConfig(reinject_every=0))
+    source.send(*range(12))
+    await until(lambda: session._chunker.pending == 3)
+    session._last_source = (session._last_source[0], session._now() - 4 / FPS)
+    source, lost = dial_anew(session)
+    source.send(*range(500, 515))
+    await until(lambda: len(host.jobs) == 2)
+    assert lost.closed and session.report()["resumed"] == 1
+    work = host.jobs[1].context
+    assert work.slots == tuple(range(9, 21))
+    assert work.masked == tuple(range(3, 3 + len(work.masked))) and 2 <= len(work.masked) <= 4
+    session.choose_rung(host.jobs[1], 0.0, lambda rung: 0.0)
+    assert (host.jobs[1].solver.reinject_every, session.ungrounded) == (1, False)
+
+
+async def test_a_chunk_on_a_low_rung_leaves_the_guiding_to_the_next_one(make):
+    session, host, source, _ = make(solver=SolverConfig(reinject_every=0))
+    source.send(*range(33))
+    await until(lambda: len(host.jobs) == 3)
+    session.choose_rung(host.jobs[0], 0.0, lambda rung: 0.0)
+    session.ungrounded, session.ladder.rung = True, "x_init"
+    session.choose_rung(host.jobs[1], 0.0, lambda rung: 0.0)
+    session.ladder.rung = "full"
+    session.choose_rung(host.jobs[2], 0.0, lambda rung: 0.0)
+    assert [job.solver.reinject_every for job in host.jobs] == [0, 0, 1]
+
+
+# --- changes while it runs --------------------------------------------------------------------------
+
+
+async def test_a_picture_that_changes_its_size_stays_whole_and_the_stream_goes_on(make):
+    """A browser short of bandwidth sends smaller pictures: the same scene in fewer pixels."""
+    session, host, source, _ = make(mode="incoming", size="128x96", operator=GaussianBlur())
+    source.paint(range(12), 128, 96)
+    source.paint(range(12, 24), 64, 48)
+    source.paint(range(24, 33), 96, 72)
+    await until(lambda: len(host.jobs) == 3)
+    assert {frame.shape for job in host.jobs for frame in job.chunk.frames} == {(96, 128, 3)}
+    assert [slot for job in host.jobs for slot in job.context.slots] == list(range(33))
+    assert session.report()["size"] == "128x96"
+    for job in host.jobs:
+        for frame in job.chunk.frames:
+            assert np.allclose(box(frame), [[24, 72], [32, 96]], atol=1)
+    assert not any(job.context.lost for job in host.jobs) and not session.missed
+
+
+async def test_a_phone_that_is_turned_shows_the_middle_of_its_picture_unstretched(make):
+    session, host, source, _ = make(mode="incoming", operator=GaussianBlur(), size=None)
+    source.paint(range(9), 128, 96)
+    source.paint(range(9, 21), 96, 128)
+    await until(lambda: len(host.jobs) == 2)
+    assert session.report()["size"] == "128x96"
+    for frame in host.jobs[1].chunk.frames:
+        assert frame.shape == (96, 128, 3)
+        # 96x128 covers 128x96 at 128x171: of its rectangle, 64 wide and 85 high, all is within the middle 96 lines
+        assert np.allclose(box(frame), [[5, 91], [32, 96]], atol=2)
+
+
+@pytest.mark.parametrize("rates", [(16, 8, 16), (8, 30), (30, 5, 60)], ids=str)
+async def test_a_source_that_changes_its_rate_fills_every_slot_once(make, rates):
+    session, host, source, _ = make()
+    time = 0.0
+    for rate in rates:
+        source.at([time + n / rate for n in range(int(0.6 * rate))])
+        time += int(0.6 * rate) / rate
+    source.at([time])
+    expected = round(time * FPS) + 1
+    await until(lambda: sum(len(job.chunk.frames) for job in host.jobs) + session._chunker.pending == expected)
+    slots = [slot for job in host.jobs for slot in job.context.slots]
+    assert slots == list(range(len(slots)))
+    assert session.figures.frames_lost == 0 and session.figures.dropped["gap"] == 0
+
+
+async def test_a_paused_source_goes_on_where_time_is_and_its_pause_is_a_gap(make):
+    """A muted track or a sleeping tab: no frame for seconds, then frames whose timestamps went on."""
+    session, host, source, _ = make(operator=TemporalAverage())
+    source.send(*range(12))
+    await until(lambda: session._chunker.pending == 3)
+    session._sampler._seen = (session._sampler._seen[0], session._now() - 4)
+    session._sampler._arrival -= 4
+    source.send(*range(76, 88))
+    await until(lambda: len(host.jobs) == 2)
+    assert host.jobs[1].context.slots == tuple(range(76, 88))
+    assert session.figures.dropped["gap"] == 3
+    assert (session.figures.frames_repeated, session.figures.frames_lost) == (0, 0)
+    for job in host.jobs:
+        session.choose_rung(job, 0.0, lambda rung: 0.0)
+    assert host.jobs[1].context.gap
+
+
+async def test_a_gap_after_chunks_that_still_wait_for_the_device_is_told_to_the_chunk_behind_it(make):
+    """It was told to whichever chunk came to the device next, or to none when that was the opening one."""
+    session, host, source, _ = make(operator=TemporalAverage())
+    source.send(*range(22))
+    await until(lambda: len(host.jobs) == 2 and session._chunker.pending == 1)
+    source.send(*range(100, 112))
+    await until(lambda: len(host.jobs) == 3)
+    for job in host.jobs:
+        session.choose_rung(job, 0.0, lambda rung: 0.0)
+    assert [job.context.gap for job in host.jobs] == [False, False, True]
+
+
+async def test_a_source_whose_clock_stood_still_while_it_was_muted_goes_on_in_time(make):
+    """Some senders stop their clock with their picture: the next frame's timestamp follows the last one's."""
+    session, host, source, _ = make()
+    source.send(*range(12))
+    await until(lambda: session._chunker.pending == 3)
+    shift = 6.0
+    session._sampler._seen = (session._sampler._seen[0], session._now() - shift)
+    session._sampler._arrival -= shift
+    source.send(*range(12, 24))
+    await until(lambda: len(host.jobs) == 2)
+    slots = host.jobs[1].context.slots
+    assert slots == tuple(range(slots[0], slots[0] + 12))
 
 
 async def test_a_closed_session_says_why_and_leaves_no_task(make):

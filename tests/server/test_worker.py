@@ -7,7 +7,7 @@ import pytest
 from core.chunks import Chunk
 from core.operators import SuperResolution
 from core.solver import SolverConfig
-from server.messages import Done, Loaded, Ready, Refused, StreamSpec, Unusable
+from server.messages import Done, Loaded, Ready, Refused, Step, StreamSpec, Unusable
 from server.process import DeviceLost
 from server.scheduler import Job, Scheduler
 from server.simulated import SimulatedDevice, SimulatedProcess
@@ -78,9 +78,9 @@ class Running:
             while not condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.005)
 
-    def submit(self, session, index, level=100):
+    def submit(self, session, index, level=100, gap=False, **of_frames):
         frames = [np.full((16, 24, 3), level, np.uint8)] * (9 if index == 0 else 12)
-        work = Work(SPEC, False, index, tuple(range(len(frames))), (), (), 0.0)
+        work = Work(SPEC, gap, index, tuple(range(len(frames))), (), (), 0.0, **of_frames)
         job = Job(session, Chunk(index, frames), index, index == 0, SuperResolution(), SolverConfig(), context=work)
         return self.worker.submit(job)
 
@@ -150,6 +150,24 @@ async def test_a_device_that_never_restores_is_given_up_after_its_chances():
         assert r.worker.restarts == 2
         assert "3 times in a row" in r.worker.reason
         await r.worker.settled()
+
+
+class Noting(SimulatedProcess):
+    """Keeps what it is asked."""
+
+    async def request(self, request, patience, descriptor=None):
+        self.asked = [*getattr(self, "asked", []), request]
+        return await super().request(request, patience, descriptor)
+
+
+async def test_the_device_is_told_of_gaps_and_of_the_frames_that_are_masked():
+    async with running(Noting(FAST)) as r:
+        await r.until(lambda: r.worker.state == "ready")
+        r.submit("a", 0)
+        r.submit("a", 1, gap=True, lost=(2, 3, 4), masked=(2, 3))
+        await r.until(lambda: len(r.listener.restored) == 2)
+        steps = [request for request in r.started[0].asked if isinstance(request, Step)]
+        assert [(step.gap, step.lost) for step in steps] == [(False, ()), (True, (2, 3))]
 
 
 class Hanging(SimulatedProcess):
