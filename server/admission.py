@@ -6,6 +6,8 @@ Memory alone is the wrong signal: a device with half of its memory free may have
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, log
 from statistics import fmean
@@ -14,6 +16,7 @@ from pydantic import Field
 
 from core.config import Config
 from core.solver import Rung
+from server.ladder import RUNGS, above, below, rungs_of
 
 
 class Workload(Config):
@@ -205,19 +208,38 @@ class Admission:
 
     def load(self, now: float) -> float:
         """Fraction of the device's time that the open sessions take on the rungs they are on."""
-        base = sum(self._mean_base(s.workload, s.rung) / s.workload.period for s in self._open.values())
-        return base * self._pace(now)
+        return self._load(now, {session_id: s.rung for session_id, s in self._open.items()})
+
+    def level(self, now: float, limit: float) -> Rung:
+        """The fair share: the best rung on which all open sessions together stay within `limit`."""
+        return next(rung for rung in RUNGS if self._load(now, dict.fromkeys(self._open, rung)) <= limit)
 
     def room(self, session_id: str, rung: Rung, now: float) -> bool:
-        """Whether the device still has its reserve with this session on `rung` and the others as they are."""
-        session = self._open[session_id]
-        period = session.workload.period
-        others = self.load(now) - self.mean_cost(now, session.workload, session.rung) / period
-        return others + self.mean_cost(now, session.workload, rung) / period <= self._limit()
+        """Whether a session may climb to `rung`: its fair share, or one more where the device has its reserve
+        with all others on theirs.
 
-    def fits(self, now: float) -> bool:
-        """Whether the device keeps up with its sessions as they are. Laxer than `room`, as costs jitter."""
-        return self.load(now) <= self._limit() + 0.1
+        Without the share, whoever climbed first kept the room: equal sessions stayed on `full` and `passthrough`.
+        """
+        return self._grants(session_id, rung, now, self._limit())
+
+    def fits(self, session_id: str, now: float) -> bool:
+        """Whether a session may stay on its rung. Laxer than `room`, as costs jitter."""
+        return self._grants(session_id, self._open[session_id].rung, now, self._limit() + 0.1)
+
+    def _grants(self, session_id: str, rung: Rung, now: float, limit: float) -> bool:
+        level, steps = self.level(now, limit), self._open[session_id].workload.num_steps
+        if RUNGS.index(rung) >= RUNGS.index(level):
+            return True
+        if rung != above(share(level, steps), rungs_of(steps)):
+            return False
+        rungs = {other: min(s.rung, level, key=RUNGS.index) for other, s in self._open.items()}
+        return self._load(now, {**rungs, session_id: rung}) <= limit
+
+    def _load(self, now: float, rungs: Mapping[str, Rung]) -> float:
+        """Fraction of the device's time that the open sessions would take on these rungs."""
+        sessions = ((self._open[session_id].workload, rung) for session_id, rung in rungs.items())
+        base = sum(self._mean_base(w, share(rung, w.num_steps)) / w.period for w, rung in sessions)
+        return base * self._pace(now)
 
     def decide(self, workload: Workload, now: float, session_bytes: int = 0) -> Admit | Refuse:
         """Whether one more session may open: all at full quality, all deadlines held, with reserve.
@@ -277,8 +299,9 @@ class Admission:
     def _prior(self, workload: Workload, rung: Rung, guided: bool) -> float:
         """What is expected of a kind that was not measured."""
         if (rung, guided) == ("full", False):
-            return self._scaled(workload)
-        return self._base(workload, "full", False) * RATIOS[rung, guided]
+            return self._scaled(workload, rung, self._costs.keys())
+        warmed_up = self._scaled(workload, rung, self._calibrated) if rung == "x_init" else 0.0
+        return warmed_up or self._base(workload, "full", False) * RATIOS[rung, guided]
 
     def _learn(self, key: _Key, cost: float, prior: float, error: float) -> None:
         if error != 0:
@@ -290,18 +313,27 @@ class Admission:
         elapsed = (now - self._measured_at) / self.config.smoothing
         return 1 - exp(-min(1.0, elapsed) * (1 + (error / 0.5) ** 2))
 
-    def _scaled(self, workload: Workload) -> float:
-        """From the same model's measured full chunk that is nearest in pixels: by pixels and by passes."""
+    def _scaled(self, workload: Workload, rung: Rung, keys: Iterable[_Key]) -> float:
+        """From the chunk on `rung`, of those in `keys`, that is nearest in pixels: by pixels and by passes."""
         pixels = workload.width * workload.height
+        model, _, _, passes, _, _ = _key(workload, rung, False)
         known = [
-            (abs(w * h - pixels), seconds * pixels / (w * h) * (workload.num_steps + 1) / (steps + 1))
-            for (model, w, h, steps, rung, guided), seconds in self._costs.items()
-            if model == workload.model and (rung, guided) == ("full", False)
+            (abs(w * h - pixels), self._costs[key] * pixels / (w * h) * (passes + 1) / (steps + 1))
+            for key in keys
+            for name, w, h, steps, kind, guided in [key]
+            if (name, kind, guided) == (model, rung, False)
         ]
         return min(known)[1] if known else 0.0
 
 
+def share(rung: Rung, num_steps: int) -> Rung:
+    """What a common rung is for a session of `num_steps`: the rung itself, or the next lower that is one for it."""
+    return rung if rung in rungs_of(num_steps) else below(rung)
+
+
 def _key(workload: Workload, rung: Rung, guided: bool) -> _Key:
+    if rung == "x_init":  # the model has no part in it
+        return workload.model, workload.width, workload.height, 0, rung, False
     return workload.model, workload.width, workload.height, workload.num_steps, rung, guided
 
 

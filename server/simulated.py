@@ -269,7 +269,7 @@ class Simulation:
         if guided:
             record.guided.append(self.now)
         room = admission.room(session.id, ladder.next_up, self.now)
-        rung = ladder.observe(self.now, self.now - job.deadline, room, admission.fits(self.now))
+        rung = ladder.observe(self.now, self.now - job.deadline, room, admission.fits(session.id, self.now))
         admission.set_rung(session.id, rung)
 
     def _die(self, device: _Device) -> None:

@@ -93,6 +93,20 @@ def test_a_size_that_was_never_measured_costs_by_its_pixels_and_passes():
     assert admission.cost(0.0, SMALL.model_copy(update={"num_steps": 1})) == pytest.approx(0.1 * 2 / 3)
 
 
+def test_of_a_large_model_x_init_costs_what_warm_up_measured_and_no_share_of_a_full_chunk():
+    """A fifth of a chunk of 20 s was taken for its cost: no deadline allowed x_init, and every chunk passed through."""
+    admission = device(20.0)
+    admission.calibrate(SMALL, 0.02, "x_init")
+    other = SMALL.model_copy(update={"num_steps": 1})
+    for workload in (SMALL, other):
+        for guided in (False, True):
+            assert admission.cost(0.0, workload, "x_init", guided) == pytest.approx(0.02)
+    assert admission.cost(0.0, LARGE, "x_init") == pytest.approx(0.08)
+    for chunk in range(20):
+        admission.measure(chunk * 0.75, SMALL, 0.02, "x_init")
+    assert admission.cost(15.0, SMALL) == pytest.approx(20.0), "a cheap chunk makes no other cheap"
+
+
 def test_guided_chunks_count_by_how_often_they_come():
     admission = device(0.1)
     admission.calibrate(SMALL, 0.3, guided=True)
@@ -166,21 +180,57 @@ def test_passthrough_tells_nothing_about_the_device():
     assert admission.slowness(0.0) == 1
 
 
+def crowd(admission, rungs):
+    for index, rung in enumerate(rungs):
+        admission.open(f"s{index}", SMALL, 0.0)
+        admission.set_rung(f"s{index}", rung)
+
+
 def test_there_is_room_above_only_while_the_reserve_holds():
     admission = device(0.1)
-    for index in range(4):
-        admission.open(f"s{index}", SMALL, 0.0)
-    assert admission.fits(0.0)
+    crowd(admission, ["full"] * 4)
+    assert admission.fits("s0", 0.0)
     for chunk in range(100):
         admission.measure(0.02 * chunk, SMALL, 0.22)
-    assert not admission.fits(2.0)
+    assert not admission.fits("s0", 2.0)
     for index in range(4):
         admission.set_rung(f"s{index}", "no_reinjection")
-    assert admission.fits(2.0)
+    assert admission.fits("s0", 2.0)
     assert not admission.room("s0", "full", 2.0)
-    for index in range(1, 4):
-        admission.set_rung(f"s{index}", "x_init")
-    assert admission.room("s0", "full", 2.0)
+
+
+def test_a_session_goes_one_rung_above_the_others_share_at_most_however_low_they_are():
+    """Whoever climbed first kept the room: of equal sessions two were on one_step and two on passthrough."""
+    admission = device(0.36)
+    crowd(admission, ["x_init"] * 4)
+    assert admission.level(0.0, 0.85) == "x_init"
+    assert admission.room("s0", "no_reinjection", 0.0)
+    assert not admission.room("s0", "one_step", 0.0)
+    admission.set_rung("s0", "no_reinjection")
+    assert not admission.room("s1", "no_reinjection", 0.0), "the room is for one"
+    admission.set_rung("s1", "passthrough")
+    assert not admission.room("s2", "no_reinjection", 0.0), "the share of one who is low for now is not given away"
+    assert admission.room("s1", "x_init", 0.0)
+
+
+def test_a_session_above_its_share_makes_way_and_one_within_it_need_not():
+    admission = device(0.36)
+    crowd(admission, ["full", "x_init", "x_init", "x_init"])
+    assert not admission.fits("s0", 0.0)
+    assert all(admission.fits(f"s{index}", 0.0) for index in (1, 2, 3))
+
+
+def test_of_a_session_that_takes_one_step_the_share_is_no_rung_that_it_has_not():
+    admission = device(0.1)
+    one_step = SMALL.model_copy(update={"num_steps": 1})
+    admission.calibrate(one_step, 0.36)
+    for index in range(2):
+        admission.open(f"s{index}", one_step, 0.0)
+        admission.set_rung(f"s{index}", "no_reinjection")
+    assert admission.load(0.0) == pytest.approx(2 * 0.36 * 0.7 / 0.75)
+    assert admission.level(0.0, 0.85) == "one_step", "which is no_reinjection to both"
+    assert admission.fits("s0", 0.0)
+    assert not admission.room("s0", "full", 0.0)
 
 
 def test_a_session_that_is_alone_may_use_the_whole_device():
