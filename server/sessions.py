@@ -25,6 +25,7 @@ from server.scheduler import Job, Scheduler, is_due
 from server.sdp import AnswerOptions, Offer
 from server.session import Session, SessionConfig
 from server.settings import Settings, show_size
+from server.waiting import WaitingList
 from server.worker import CHUNK_FRAMES, Restoration, Worker, WorkerConfig, WorkerState
 
 logger = logging.getLogger(__name__)
@@ -33,15 +34,29 @@ SIZE = (416, 240)
 """(width, height) that a session is taken for where nothing was warmed up"""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a client stands in line."""
+
+    position: int
+    """1 is next"""
+    ticket: str
+    """shown again in the next request, it keeps the place"""
+
+
 class Refusal(Exception):
     """A request that cannot be met, in the terms of HTTP."""
 
-    def __init__(self, status: int, code: str, message: str, retry_after: float | None = None):
+    def __init__(
+        self, status: int, code: str, message: str, retry_after: float | None = None, place: Place | None = None
+    ):
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.place = place
+        """in the line of those that wait, for a client that asked for one"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +75,7 @@ class Sessions:
         self.scheduler = Scheduler(backlog=settings.backlog)
         self.admission = Admission(AdmissionConfig(max_sessions=settings.max_sessions))
         self.worker = Worker(worker_config(settings), self.scheduler, self)
+        self.line = WaitingList(lambda: secrets.token_urlsafe(12), settings.queue_most, settings.queue_patience)
         self.closing = False
         self.opened_total = 0
         self.refused_total = 0
@@ -70,14 +86,17 @@ class Sessions:
 
     # --- the life of a session --------------------------------------------------------------------
 
-    async def open(self, offer: Offer, config: SessionConfig, returns: bool = True) -> Opened:
+    async def open(
+        self, offer: Offer, config: SessionConfig, returns: bool = True, queue: bool = False, ticket: str | None = None
+    ) -> Opened:
         """Answers an offer with a new session. Raises Refusal, or OfferRefused from the WebRTC stack.
 
         `returns`: the restored video goes back to the same client; else others play `session.restored`.
+        `queue`: a client that finds no place waits for one; `ticket` is what it was given when it did so before.
         """
         self._check(config)
         session_id = secrets.token_urlsafe(12)
-        self._reserve(session_id, config)
+        self._reserve(session_id, config, queue, ticket)
         try:
             await self._prepare(config.operator, config.size)
             session = self._new_session(session_id, config, returns)
@@ -165,7 +184,7 @@ class Sessions:
                 f"most, not {show_size(config.size)}",
             )
 
-    def _reserve(self, session_id: str, config: SessionConfig) -> None:
+    def _reserve(self, session_id: str, config: SessionConfig, queue: bool, ticket: str | None) -> None:
         """Takes a place, or refuses: before anything is awaited, so that no two take the same one."""
         if self.closing:
             raise Refusal(503, "shutting_down", "the server is shutting down", retry_after=5)
@@ -175,20 +194,31 @@ class Sessions:
             raise Refusal(503, "warming", f"the model is not ready: {self.worker.state}", retry_after=2)
         workload = self._workload(config, config.size)
         now = asyncio.get_running_loop().time()
-        refusal = self._refuse(workload, now)
+        refusal = self._refuse(workload, now, ticket)
         if refusal is not None:
             self.refused_total += 1
-            raise Refusal(503, "full", f"the server is full: {refusal.reason}", refusal.retry_after)
+            raise self._turn_away(refusal, now, queue, ticket)
+        self.line.leave(ticket)
         self.admission.open(session_id, workload, now, self._bytes(workload))
         self._workloads[session_id] = workload
         self._queue(session_id)
 
-    def _refuse(self, workload: Workload, now: float) -> Refuse | None:
-        """Why one more session may not open, if so."""
+    def _refuse(self, workload: Workload, now: float, ticket: str | None) -> Refuse | None:
+        """Why one more session may not open, if so. A free place is for the first in line."""
+        if (before := self.line.position(ticket, now) - 1) > 0:
+            return Refuse(f"{before} in line come first", self.settings.queue_patience / 5)
         if self.settings.admission == "places" and len(self._workloads) < self.settings.max_sessions:
             return None
         decision = self.admission.decide(workload, now, self._bytes(workload))
         return decision if isinstance(decision, Refuse) else None
+
+    def _turn_away(self, refusal: Refuse, now: float, queue: bool, ticket: str | None) -> Refusal:
+        """What a client is told that finds no place: when to ask again, and where it stands when it waits."""
+        message = f"the server is full: {refusal.reason}"
+        held = self.line.wait(ticket, now) if queue or ticket is not None else None
+        if held is None:
+            return Refusal(503, "full", message, refusal.retry_after)
+        return Refusal(503, "full", message, self.settings.queue_patience / 5, Place(*held))
 
     def _release(self, session_id: str) -> None:
         """Undoes what `_reserve` and `_new_session` did."""
@@ -442,6 +472,7 @@ def rtc_config(settings: Settings, fps: float) -> RtcConfig:
         ice_urls=settings.ice_servers,
         ice_username=username,
         ice_credential=credential,
+        ice_relay=settings.ice_relay,
         fps=fps,
         max_pixels=settings.max_input_pixels,
     )

@@ -65,10 +65,12 @@ class Settings(BaseSettings):
     """pretrained, or random to try a model without its weights"""
     codec: str | None = None
     """the video codec of a model that has several; unset takes its default"""
+    model_settings: dict[str, Any] = Field(default_factory=dict)
+    """settings of the model itself, by name: see core.model_settings"""
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads of the device process; 0 leaves it to torch"""
-    warm_sizes: tuple[Size, ...] = ((416, 240),)
-    """restored sizes that are warmed up and timed before the first session"""
+    warm_sizes: tuple[Size, ...] = ()
+    """restored sizes that are warmed up and timed before the first session; unset takes the model's own"""
     solver: dict[str, Any] = Field(default_factory=dict)
     """a session's solver settings where it says nothing, by name: see core.solver.SolverConfig"""
 
@@ -83,6 +85,10 @@ class Settings(BaseSettings):
     admission: Literal["measured", "places"] = "measured"
     """measured: a session opens while the device has the time for all at full quality; places: while there is a
     place, and all go down the quality ladder together"""
+    queue_most: int = Field(32, ge=0, le=1000)
+    """refused clients that may wait in line for a place"""
+    queue_patience: float = Field(15.0, gt=0)
+    """seconds after which a client that waits and does not ask again loses its place in line"""
     fps: float = Field(16.0, ge=1, le=60)
     """frames per second of a session that names no rate"""
     max_fps: float = Field(30.0, ge=1, le=60)
@@ -132,7 +138,9 @@ class Settings(BaseSettings):
     ice_credential: str | None = None
     """password of the TURN servers"""
     ice_secret: str | None = None
-    """secret shared with the TURN servers: clients are told credentials made from it, valid for a day"""
+    """secret shared with the TURN servers: clients are told credentials made from it, valid for an hour"""
+    ice_relay: bool = False
+    """media goes through the TURN servers only, for a server that no client reaches directly"""
     bind: tuple[str, ...] = ()
     """local addresses for media; none means every address of the machine but loopback"""
     udp_ports: Ports | None = None

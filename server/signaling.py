@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from core.config import Config
 from core.operators import Operator
@@ -20,7 +20,7 @@ from core.solver import SolverConfig
 from server.ice import ice_servers
 from server.sdp import OfferRefused, SdpLimits, parse_offer
 from server.session import SessionConfig
-from server.sessions import Refusal, Sessions
+from server.sessions import Place, Refusal, Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,10 @@ class OfferBody(Config):
     """name of the model; unset takes the server's"""
     resume: str | None = None
     """id of a session whose connection was lost, to go on with it; other fields are then of no account"""
+    queue: bool = False
+    """where there is no place, wait for one: the refusal then tells the client's position and a ticket"""
+    ticket: str | None = Field(None, max_length=64)
+    """the ticket of an earlier refusal, which keeps the place in line"""
 
 
 class Change(Config):
@@ -86,7 +90,7 @@ async def open_session(request: web.Request) -> web.Response:
     if offer_body.resume is not None:
         opened = await sessions.resume(offer_body.resume, offer)
     else:
-        opened = await sessions.open(offer, config)
+        opened = await sessions.open(offer, config, queue=offer_body.queue, ticket=offer_body.ticket)
     answer = {"id": opened.session.id, "sdp": opened.answer, "type": "answer"}
     headers = {"Location": f"/sessions/{opened.session.id}"}
     return web.json_response(answer, status=201, headers=headers)
@@ -197,7 +201,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except Refusal as refusal:
-        return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after)
+        return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
     except OfferRefused as refusal:
         return error_response(refusal.status, refusal.code, refusal.message)
     except web.HTTPException as error:
@@ -206,10 +210,14 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
 
 
-def error_response(status: int, code: str, message: str, retry_after: float | None = None) -> web.Response:
+def error_response(
+    status: int, code: str, message: str, retry_after: float | None = None, place: Place | None = None
+) -> web.Response:
     headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
-    error = {"code": code, "message": message, "retryable": status == 503}
-    return web.json_response({"error": error}, status=status, headers=headers)
+    body: dict[str, Any] = {"error": {"code": code, "message": message, "retryable": status == 503}}
+    if place is not None:
+        body["queue"] = {"position": place.position, "ticket": place.ticket}
+    return web.json_response(body, status=status, headers=headers)
 
 
 def code_of(error: web.HTTPException) -> str:

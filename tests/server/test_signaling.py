@@ -151,6 +151,35 @@ async def test_a_full_server_says_so_and_has_room_again_when_one_ends(http, offe
     assert (await http.post("/sessions", json=offer)).status == 201
 
 
+async def test_clients_that_wait_get_the_next_places_in_the_order_they_came(http, offer):
+    async def ask(**body):
+        reply = await http.post("/sessions", json={**offer, **body})
+        return reply.status, reply.headers, await reply.json()
+
+    urls = [(await ask())[1]["Location"] for _ in range(2)]
+    status, headers, body = await ask(queue=True)
+    assert (status, int(headers["Retry-After"]), body["queue"]["position"]) == (503, 3, 1)
+    first, second = body["queue"]["ticket"], (await ask(queue=True))[2]["queue"]["ticket"]
+    assert (await ask(ticket=second))[2]["queue"] == {"position": 2, "ticket": second}
+    await http.delete(urls[0])
+    assert (await ask())[0] == 503, "a newcomer overtook those that wait"
+    assert (await ask(ticket=second))[0] == 503, "the second overtook the first"
+    assert (await ask(queue=True, ticket=first))[0] == 201
+    assert (await ask(ticket=second))[2]["queue"] == {"position": 1, "ticket": second}
+    await http.delete(urls[1])
+    assert (await ask(ticket=second))[0] == 201
+    assert (await ask())[2].keys() == {"error"}, "it did not ask to wait"
+
+
+async def test_a_place_in_line_that_nobody_claims_is_given_up(http, offer):
+    urls = [(await http.post("/sessions", json=offer)).headers["Location"] for _ in range(2)]
+    assert (await http.post("/sessions", json={**offer, "queue": True})).status == 503
+    http.sessions.line.patience = 0.01
+    await http.delete(urls[0])
+    await asyncio.sleep(0.05)
+    assert (await http.post("/sessions", json=offer)).status == 201
+
+
 async def test_a_server_that_is_not_ready_says_why_and_lives(offer):
     app = create_app(read_settings())
 
