@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from core.engine import Engine
-from core.models import load
+from core.models import MODELS, Model, load
 from core.operators import SuperResolution
-from core.solver import SolverConfig
+from core.solver import Rung, SolverConfig
 from server.frame_memory import FrameMemory
 from server.messages import (
     LOG_FORMAT,
@@ -146,27 +146,40 @@ class WarmUp:
 
     seconds: float
     """of a full later chunk"""
+    x_init_seconds: float
+    """of one that passes the model by"""
     session_bytes: int
     """of device memory that an open stream holds; 0 on a CPU"""
 
 
+WARM_UP: tuple[Rung, ...] = ("full", "full", "full", "x_init")
+"""the chunks of a warm-up: the opening one, one more, and two that are measured"""
+
+
 def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> WarmUp:
-    """Restores three chunks of `size` (width, height): the opening one, one to warm up, and one to measure."""
+    """Restores a few chunks of `size` (width, height) on a stream of its own, and tells what the last ones took."""
     width, height = size
     before = held_bytes(engine)
     operator = SuperResolution()
     rng = np.random.default_rng(0)
+    on_cpu = engine.model.device.type == "cpu"
+    seconds = {}
     engine.open("warmup", operator, "simulate", height, width)
-    for index in range(3):
+    for index, rung in enumerate(WARM_UP):
         frames = rng.integers(0, 256, (engine.spec.frames(index), height, width, 3), np.uint8)
         wall, cpu = time.perf_counter(), time.process_time()
-        engine.step("warmup", frames, operator, solver)
+        engine.step("warmup", frames, operator, solver, rung)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        seconds[rung] = min(wall, cpu) if on_cpu else wall  # what else this machine does is not the chunk's cost
     session_bytes = held_bytes(engine) - before
     engine.close("warmup")
-    on_cpu = engine.model.device.type == "cpu"
-    seconds = min(wall, cpu) if on_cpu else wall  # what else this machine does meanwhile is not the chunk's cost
-    return WarmUp(seconds, session_bytes)
+    return WarmUp(seconds["full"], seconds["x_init"], session_bytes)
+
+
+def usual_size(model: Model) -> tuple[int, int]:
+    """(width, height) that the model is warmed up at when nobody names a size."""
+    spec = MODELS[model.name]
+    return spec.cpu_size if model.device.type == "cpu" else spec.size
 
 
 def held_bytes(engine: Engine) -> int:
@@ -185,18 +198,22 @@ def serve(connection: Connection, options: DeviceOptions) -> None:
     """Loads, warms up, and answers until the other end closes."""
     os.nice(NICENESS)
     try:
-        model = load(options.model, weights=options.weights, device=options.device, codec=options.codec)
+        model = load(options.model, options.weights, options.device, options.codec, options.model_settings)
     except (ValueError, FileNotFoundError) as error:
         connection.send(Unusable(str(error)))
         return
     solver = SolverConfig.model_validate({"num_steps": model.num_steps, **options.solver})
     connection.send(Loaded(model.name, str(model.device), solver))
     engine = Engine(model)
-    costs = {size: warm_up(engine, solver, size) for size in options.warm_sizes}
-    seconds = {size: cost.seconds for size, cost in costs.items()}
-    session_bytes = {size: cost.session_bytes for size, cost in costs.items()}
+    costs = {size: warm_up(engine, solver, size) for size in options.warm_sizes or (usual_size(model),)}
+    ready = Ready(
+        {size: cost.seconds for size, cost in costs.items()},
+        {size: cost.session_bytes for size, cost in costs.items()},
+        free_bytes(engine),
+        {size: cost.x_init_seconds for size, cost in costs.items()},
+    )
     device = Device(engine, lambda: receive_descriptor(connection))
-    connection.send(Ready(seconds, session_bytes, free_bytes(engine)))
+    connection.send(ready)
     while True:
         try:
             request = connection.recv()

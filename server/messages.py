@@ -24,10 +24,12 @@ class DeviceOptions:
     device: str = "auto"
     weights: Literal["pretrained", "random"] = "pretrained"
     codec: str | None = None
+    model_settings: dict[str, Any] = field(default_factory=dict)
+    """settings of the model itself: see core.model_settings"""
     threads: int = 0
     """CPU threads; 0 leaves it to torch"""
-    warm_sizes: tuple[tuple[int, int], ...] = ((416, 240),)
-    """(width, height) of restored frames"""
+    warm_sizes: tuple[tuple[int, int], ...] = ()
+    """(width, height) of restored frames; none takes the model's own"""
     solver: dict[str, Any] = field(default_factory=dict)
     """settings of a session's solver where it says nothing and the model does not know better"""
     log_level: str = "info"
@@ -100,11 +102,13 @@ class Ready:
     """The device restores from now on."""
 
     chunk_seconds: dict[tuple[int, int], float]
-    """measured at warm-up: seconds of one full later chunk, by (width, height)"""
+    """measured at warm-up: seconds of one full later chunk, by (width, height), the usual size first"""
     session_bytes: dict[tuple[int, int], int]
     """device memory of one open stream, by (width, height)"""
     memory_bytes: int = 0
     """device memory for all streams together; 0 does not count it"""
+    x_init_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
+    """the same of a chunk that passes the model by: of a large model no fixed share of a full one"""
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,8 @@ class Worker:
         self._job: Job | None = None
         self._slowest = 0.0
         """seconds of the slowest chunk so far"""
+        self._warm = 0.0
+        """seconds of the slowest full chunk at warm-up: chunks on a low rung tell nothing of it"""
         self._delay: float | None = None
         """seconds until the device starts again"""
 
@@ -223,6 +225,7 @@ class Worker:
                         self._enter("warming")
                 case Ready() as ready:
                     self.ready = ready
+                    self._warm = max(ready.chunk_seconds.values(), default=0.0)
                     self._enter("ready")
                     return
                 case Unusable(reason):
@@ -325,10 +328,14 @@ class Worker:
         return memory
 
     def _patience(self, job: Job) -> float:
-        """What this chunk may take: many times the slowest so far; an opening one, all there is."""
+        """What this chunk may take: many times the slowest so far; an opening one, all there is.
+
+        A device whose warm-up took longer than a chunk may take at most is slow, not lost.
+        """
+        most = max(self.config.step_timeout, 3 * self._warm)
         if job.opening or self._slowest == 0:
-            return self.config.step_timeout
-        return min(self.config.step_timeout, max(self.config.least_patience, 10 * self._slowest))
+            return most
+        return min(most, max(self.config.least_patience, 10 * max(self._slowest, self._warm)))
 
     def _forget_streams(self) -> None:
         for _, memory in self._memory.values():

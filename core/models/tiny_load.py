@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from core.model_settings import NoSettings
 from core.models import Weights
 from core.models.tiny import TinyConfig, TinyDenoiser
 from core.models.tiny_codec import TinyCodec
@@ -22,7 +23,9 @@ def build(config: TinyConfig | None = None, seed: int = 0) -> tuple[TinyCodec, T
         return codec.eval(), TinyDenoiser(codec, config).eval()
 
 
-def load(weights: Weights, device: torch.device, codec: str = "dct") -> tuple[TinyCodec, TinyDenoiser]:
+def load(
+    weights: Weights, device: torch.device, codec: str = "dct", config: NoSettings | None = None
+) -> tuple[TinyCodec, TinyDenoiser]:
     video_codec, denoiser = build()
     if weights == "pretrained":
         with np.load(WEIGHTS, allow_pickle=False) as arrays:

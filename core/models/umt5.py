@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
 from core.errors import UsageError
-from core.models.weights import FOLDER, PUBLISHED, read
+from core.model_settings import FOLDER
+from core.models.weights import PUBLISHED, read
 
 TEXT_LEN = 512
 """rows the transformer attends to; the tokens beyond them are cut off"""

@@ -6,41 +6,23 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from core.config import Config
 from core.errors import UsageError
+from core.model_settings import WanConfig
 from core.models import Weights
 from core.models.base import Condition, VideoCodec
 from core.models.cache import LATENTS, CacheSpec, KVCache
 from core.models.dit import CausalDiT, Context, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
 from core.models.wan_vae import WanVAE, WanVAEConfig
-from core.models.weights import FOLDER, PROMPT, find, load_into, read
+from core.models.weights import PROMPT, find, load_into, read
 
 M = TypeVar("M", bound=nn.Module)
 
 DISTINCT = 1_000_003
 """random numbers after which a random tensor repeats itself; no row length divides it"""
-
-
-class WanConfig(Config):
-    window: int = Field(9, ge=LATENTS)
-    """latent frames a chunk attends to, its own 3 included: 6, 9, 12, or 21 as in the paper"""
-    sink: int = Field(0, ge=0)
-    """latent frames, of the window, that stay from the start of the stream"""
-    folder: Path = FOLDER
-    """where `avis weights` put its files"""
-    prompt: Path | None = None
-    """an embedding made by `avis weights prompt`; without one, `prompt.safetensors` in the folder if it is there.
-    Failing that the model hears nothing: every row of its context is zero, as if there were no text at all"""
-    compile: bool = False
-    """compile the transformer's blocks with torch.compile; the first chunks then take minutes"""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is the slower one"""
-    seed: int = 0
-    """of random weights"""
 
 
 class WanDenoiser:

@@ -19,11 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from core.errors import UsageError
+from core.model_settings import FOLDER
 
 Kind = Literal["dit", "wan-vae", "taehv", "text"]
-
-FOLDER = Path.home() / ".cache" / "avis" / "weights"
-"""where `avis weights` puts files and models look for them, unless told otherwise"""
 
 PROMPT = "prompt.safetensors"
 """the prompt embedding in that folder that is used when no other is named"""

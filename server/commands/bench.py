@@ -19,7 +19,7 @@ from rich.table import Table
 from core.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
 from core.engine import Engine, Pixels
 from core.errors import UsageError
-from core.models import Model, load
+from core.models import Model
 from core.operators import Operator
 from core.solver import SolverConfig
 from core.video import from_pixels, to_pixels
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     if args.operator == "mask":
         raise UsageError("expected an operator without a picture of its own, found mask: use inpainting")
     operator, config = options.operator(args.operator, args), options.solver_config(args)
-    model = load(args.model, args.weights, args.device, args.codec)
+    model = options.load_model(args)
     bench = Bench(model, operator, config, args.size)
     bench.open()
     first = bench.step()

@@ -30,7 +30,7 @@ from core.evaluate import (
     score_variant,
     variant_config,
 )
-from core.models import Model, load
+from core.models import Model
 from core.operators import PAPER_OPERATORS, Operator
 from core.solver import Solver, SolverConfig
 from core.video import to_pixels
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         check_sheet()
     for clip in args.clips:
         read_clip(clip, args.size, 1)  # a bad one is told before the work begins
-    model = load(args.model, args.weights, args.device, args.codec)
+    model = options.load_model(args)
     config = options.solver_config(args)
     tasks = plan(args, config)
     solver = Solver(model.codec, model.denoiser, model.num_steps)

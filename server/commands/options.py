@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 
 from core.errors import UsageError, explain
+from core.models import MODELS, Model, load
 from core.operators import LinearOperator, Operator
 from core.solver import SolverConfig
 from server.settings import parse_size
@@ -35,6 +36,10 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["pretrained", "random"],
         help="random tries a model without them",
     )
+    group = parser.add_argument_group("model settings")
+    for model, spec in MODELS.items():
+        for name, field in spec.config.model_fields.items():
+            group.add_argument(f"--model.{name}", metavar="VALUE", help=f"{_help(field, field.default)} [{model}]")
 
 
 def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +74,11 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
     return int(text)
+
+
+def load_model(args: argparse.Namespace) -> Model:
+    """The model of the command line, loaded."""
+    return load(args.model, args.weights, args.device, args.codec, _given(args, "model"))
 
 
 def solver_config(args: argparse.Namespace) -> SolverConfig:

@@ -23,7 +23,6 @@ from rich.text import Text
 
 from core.engine import ChunkResult, Engine, Mode, Panel
 from core.errors import UsageError
-from core.models import load
 from core.operators import Operator
 from core.quality import Quality
 from core.solver import SolverConfig
@@ -101,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source)
     try:
         operator, geometry = plan(args, source.about)
-        model = load(args.model, args.weights, args.device, args.codec)
+        model = options.load_model(args)
         config = options.solver_config(args)
         engine = Engine(model)
         mode: Mode = "simulate" if args.simulate else "incoming"

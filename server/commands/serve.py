@@ -10,7 +10,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn, get_origin
 
+from pydantic.fields import FieldInfo
+
+from core.model_settings import CONFIGS
 from server.settings import Settings, read_settings
+
+MODEL = "model."
+"""before the name of a setting of the model"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,15 +26,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         flag = f"--{name.replace('_', '-')}"
         default = "" if field.default is None else f" (default {field.default})"
-        parser.add_argument(flag, metavar="VALUE", help=(field.description or "").replace("%", "%%") + default)
+        parser.add_argument(flag, metavar="VALUE", help=words(field) + default)
+    group = parser.add_argument_group("model settings")
+    for config in CONFIGS:
+        for name, field in config.model_fields.items():
+            group.add_argument(f"--{MODEL}{name}", metavar="VALUE", help=f"{words(field)} (default {field.default})")
 
 
 def run(args: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(args).items() if name in Settings.model_fields}
     overrides = {name: value for name, value in given.items() if value is not None}
+    of_model = {
+        name.removeprefix(MODEL): value
+        for name, value in vars(args).items()
+        if name.startswith(MODEL) and value is not None
+    }
+    if of_model:
+        overrides["model_settings"] = of_model
     settings = read_settings(args.config, **overrides)
+    importlib.import_module("core.models").choose(settings.model, settings.codec, settings.model_settings)
     importlib.import_module("server.app").serve(settings)
     leave(0)
+
+
+def words(field: FieldInfo) -> str:
+    return (field.description or "").replace("\n", " ").replace("%", "%%")
 
 
 def leave(code: int) -> NoReturn:

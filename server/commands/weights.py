@@ -16,10 +16,11 @@ from rich.table import Table
 from torch import nn
 
 from core.errors import UsageError
+from core.model_settings import FOLDER
 from core.models.dit import CausalDiT, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
 from core.models.wan_vae import WanVAE, WanVAEConfig
-from core.models.weights import FOLDER, FOR_SERVING, PROMPT, PUBLISHED, Published, convert, load_into, sha256
+from core.models.weights import FOR_SERVING, PROMPT, PUBLISHED, Published, convert, load_into, sha256
 from server.download import DownloadError, download
 
 

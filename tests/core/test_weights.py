@@ -5,10 +5,11 @@ import torch
 from safetensors.torch import save_file
 
 from core.errors import UsageError
+from core.model_settings import WanConfig
 from core.models import wan
 from core.models.dit import CausalDiT, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
-from core.models.wan import WanConfig, WanDenoiser, randomise
+from core.models.wan import WanDenoiser, randomise
 from core.models.wan_vae import WanVAE, WanVAEConfig
 from core.models.weights import PUBLISHED, TO_DIFFUSERS, convert, find, load_into, read, to_ours
 from core.operators import SuperResolution

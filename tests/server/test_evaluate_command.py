@@ -12,7 +12,7 @@ from core.models import Model
 from core.models.tiny import TinyConfig
 from core.models.tiny_load import build
 from server import cli
-from server.commands import bench, evaluate
+from server.commands import bench, options
 from server.files import read_picture
 from server.sheet import busiest
 from server.vmaf import vmaf, vmaf_ffmpeg
@@ -22,11 +22,10 @@ SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
 
 @pytest.fixture(autouse=True)
 def small_model(monkeypatch):
-    def load(name, weights, device, codec):
+    def load(name, weights, device, codec, settings):
         return Model(name, *build(SMALL), torch.device("cpu"), 1)
 
-    monkeypatch.setattr(evaluate, "load", load)
-    monkeypatch.setattr(bench, "load", load)
+    monkeypatch.setattr(options, "load", load)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from core.models.tiny import TinyConfig
 from core.models.tiny_load import build
 from core.operators import SpatioTemporalAverage, SuperResolution
 from server import cli
-from server.commands import restore
+from server.commands import options, restore
 from server.files import About, open_source, read_clip, read_picture
 from server.outputs import write_png
 
@@ -24,10 +24,10 @@ SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
 
 @pytest.fixture(autouse=True)
 def small_model(monkeypatch):
-    def load(name, weights, device, codec):
+    def load(name, weights, device, codec, settings):
         return Model(name, *build(SMALL), torch.device("cpu"), 1)
 
-    monkeypatch.setattr(restore, "load", load)
+    monkeypatch.setattr(options, "load", load)
 
 
 def write_video(path, frames=14, height=48, width=64, rotation=0, audio=False):

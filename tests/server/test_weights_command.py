@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.errors import UsageError
-from core.models import load, wan, weights
+from core.models import load, weights
 from core.models.taehv import TAEHV, TAEHVConfig
 from core.models.wan import randomise
 from server import cli
@@ -98,8 +98,6 @@ def test_a_prompt_without_the_encoder_names_the_command(tmp_path, capsys):
     assert "avis weights fetch umt5-xxl" in capsys.readouterr().err
 
 
-def test_serving_without_weights_names_the_command(tmp_path, monkeypatch):
-    elsewhere = wan.WanConfig(folder=tmp_path)
-    monkeypatch.setattr(wan, "WanConfig", lambda: elsewhere)
+def test_serving_without_weights_names_the_command(tmp_path):
     with pytest.raises(UsageError, match="avis weights fetch taehv"):
-        load("wan2.1-1.3b", device="cpu")
+        load("wan2.1-1.3b", device="cpu", settings={"folder": str(tmp_path)})

@@ -256,3 +256,13 @@ async def test_patience_follows_the_pace_that_the_device_has_shown(slowest, pati
     worker = Worker(WorkerConfig(), Scheduler(), Listener())
     worker._slowest = slowest
     assert worker._patience(Job("a", Chunk(1, []), 0)) == patience
+
+
+@pytest.mark.parametrize("warm, slowest, patience", [(0.6, 0.02, 6.0), (4.0, 0.02, 30.0), (40.0, 0.02, 120.0)])
+async def test_a_device_that_was_slow_at_warm_up_is_not_taken_for_lost(warm, slowest, patience):
+    """A large model on a CPU: quick on x_init, and killed for the time of its first full chunk."""
+    ready = Ready({(96, 64): warm}, {(96, 64): 0}, 0, {(96, 64): slowest})
+    async with running(Scripted([Loaded("m", "cpu", SolverConfig()), ready])) as r:
+        await r.until(lambda: r.worker.state == "ready")
+        r.worker._slowest = slowest
+        assert r.worker._patience(Job("a", Chunk(1, []), 0)) == patience

@@ -1,0 +1,55 @@
+"""What a user may set of each model. Loads no model and no torch, so that a command's help is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from core.config import Config
+from core.errors import UsageError, explain
+
+FOLDER = Path.home() / ".cache" / "avis" / "weights"
+"""where `avis weights` puts files and models look for them, unless told otherwise"""
+
+
+class NoSettings(Config):
+    """Of a model of which nothing can be set."""
+
+
+class WanConfig(Config):
+    window: int = Field(9, ge=3, multiple_of=3)
+    """latent frames a chunk attends to, its own 3 included: 6, 9, 12, or 21 as in the paper"""
+    sink: int = Field(0, ge=0, multiple_of=3)
+    """latent frames, of the window, that stay from the start of the stream"""
+    folder: Path = FOLDER
+    """where `avis weights` put its files"""
+    prompt: Path | None = None
+    """an embedding made by `avis weights prompt`; without one, `prompt.safetensors` in the folder if it is there.
+    Failing that the model hears nothing: every row of its context is zero, as if there were no text at all"""
+    compile: bool = False
+    """compile the transformer's blocks with torch.compile; the first chunks then take minutes"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is the slower one"""
+    seed: int = 0
+    """of random weights"""
+
+    @model_validator(mode="after")
+    def _sink_leaves_a_past(self) -> WanConfig:
+        if self.sink and self.window < self.sink + 6:
+            raise ValueError(f"a sink of {self.sink} needs a window of {self.sink + 6} at least, not {self.window}")
+        return self
+
+
+CONFIGS: tuple[type[Config], ...] = (WanConfig,)
+"""every class of settings that a row of MODELS names, for help texts"""
+
+
+def configure(model: str, config: type[Config], given: Mapping[str, Any]) -> Config:
+    """The settings of `model`, of class `config`. Raises UsageError with one sentence that names the wrong one."""
+    try:
+        return config.model_validate(dict(given))
+    except ValidationError as error:
+        raise UsageError(f"setting of model {model}, {explain(error)}") from error
