@@ -32,6 +32,7 @@ from aiortc import (
     RTCConfiguration,
     RTCIceCandidate,
     RTCIceServer,
+    RTCIceTransportPolicy,
     RTCPeerConnection,
     RTCSessionDescription,
 )
@@ -94,6 +95,8 @@ class RtcConfig(Config):
     """STUN and TURN servers that this server itself uses"""
     ice_username: str | None = None
     ice_credential: str | None = None
+    ice_relay: bool = False
+    """media goes through the TURN server only"""
     gather_timeout: float = Field(2.0, gt=0, le=10)
     """seconds that STUN and TURN servers are waited for before an offer is answered without them"""
     fps: float = Field(16.0, gt=0, le=120)
@@ -655,7 +658,7 @@ class BoundConnection(Connection):
             async with asyncio.timeout(self.rtc.gather_timeout):
                 found = await super().get_component_candidates(component, [], timeout=60)
         if self.turn_server is not None and not found:
-            logger.warning("the TURN server %s gave no address: not there, too late, or a wrong login", self.turn_server)
+            logger.warning("the TURN server %s gave no address: is it there, is the login right?", self.turn_server)
         return found
 
     async def _reflexive(self, protocols: list[GuardedProtocol]) -> list[IceCandidate]:
@@ -713,7 +716,13 @@ class PeerConnection(RTCPeerConnection):
         self._connecting: set[asyncio.Task[Any]] = set()
         server = RTCIceServer(list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential)
         servers = [server] if self.config.ice_urls else []
-        super().__init__(RTCConfiguration(iceServers=servers, bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        super().__init__(
+            RTCConfiguration(
+                iceServers=servers,
+                bundlePolicy=RTCBundlePolicy.MAX_BUNDLE,
+                iceTransportPolicy=RTCIceTransportPolicy.RELAY if self.config.ice_relay else RTCIceTransportPolicy.ALL,
+            )
+        )
 
     async def answer(self, offer: Offer, options: AnswerOptions, tracks: Iterable[MediaStreamTrack] = ()) -> str:
         """The answer to `offer`, which sends `tracks` as far as it has a place for them.
@@ -760,10 +769,19 @@ class PeerConnection(RTCPeerConnection):
     def video_sender(self) -> VideoSender | None:
         return next((s for s in self.getSenders() if isinstance(s, VideoSender)), None)
 
-    def counters(self) -> dict[str, int]:
+    @property
+    def path(self) -> str | None:
+        """The kinds of address that media goes between, ours first, as in "host-relay"; None before there is a path."""
+        for transceiver in self.getTransceivers():
+            pair = transceiver.receiver.transport.transport._connection._nominated.get(1)
+            if pair is not None:
+                return f"{pair.local_candidate.type}-{pair.remote_candidate.type}"
+        return None
+
+    def counters(self) -> dict[str, Any]:
         """What happened on the wire so far, for the session's report."""
         receiver, sender = self.video, self.video_sender
-        found = dict(vars(receiver.counters)) if receiver else {}
+        found: dict[str, Any] = {"path": self.path} | (dict(vars(receiver.counters)) if receiver else {})
         if receiver:
             found |= {"frames_refused": receiver.refused, "frames_overrun": receiver.frames_dropped}
         if sender:

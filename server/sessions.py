@@ -473,6 +473,7 @@ def rtc_config(settings: Settings, fps: float) -> RtcConfig:
         ice_username=username,
         ice_credential=credential,
         ice_relay=settings.ice_relay,
+        ice_relay=settings.ice_relay,
         fps=fps,
         max_pixels=settings.max_input_pixels,
     )
