@@ -15,6 +15,7 @@ from aiohttp import web
 from core.errors import UsageError
 from server import whip
 from server.messages import LOG_FORMAT
+from server.metrics import admin_app
 from server.sessions import Sessions
 from server.settings import Settings
 from server.signaling import SESSIONS, WEB, errors_as_json, routes
@@ -53,15 +54,32 @@ def report_end(task: asyncio.Task[None]) -> None:
 
 @asynccontextmanager
 async def listening(settings: Settings, app: web.Application) -> AsyncIterator[str]:
+    """Serves `app` where its clients look for it, and yields its address."""
+    async with bound(app, settings.host, settings.port) as address:
+        yield address
+
+
+@asynccontextmanager
+async def bound(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Serves `app` and yields its address; on the way out, no connection is waited for."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handle_signals=False)
     await runner.setup()
     try:
-        await web.TCPSite(runner, settings.host, settings.port).start()
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        yield f"http://{host}:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, host, port).start()
+        yield f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def administered(settings: Settings, app: web.Application) -> AsyncIterator[str | None]:
+    """Serves the admin port beside `app`, where there is to be one, and yields its address."""
+    if settings.admin_port is None:
+        yield None
+        return
+    async with bound(admin_app(app[SESSIONS]), settings.admin_host, settings.admin_port) as address:
+        logger.info("metrics at %s/metrics", address)
+        yield address
 
 
 async def serve_until_told(settings: Settings) -> None:
@@ -72,7 +90,7 @@ async def serve_until_told(settings: Settings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     app = create_app(settings)
-    async with listening(settings, app) as address:
+    async with listening(settings, app) as address, administered(settings, app):
         logger.info("listening on %s", address)
         print(f"AVIS listens on {address}", flush=True)
         worker = app[SESSIONS].worker

@@ -35,6 +35,11 @@ class FrameMemory:
         self.input_bytes = input_bytes
         self._map = mmap.mmap(fd, input_bytes + output_bytes)
 
+    @property
+    def size(self) -> int:
+        """Bytes, in and out together."""
+        return len(self._map)
+
     @classmethod
     def create(cls, input_bytes: int, output_bytes: int) -> FrameMemory:
         fd = anonymous_file(input_bytes + output_bytes)

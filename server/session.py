@@ -528,16 +528,14 @@ class Session:
         )
 
     def _on_left(self, frame: Outgoing, now: float) -> None:
-        self.figures.frames_left += 1
-        self.figures.departures.add(1.0, now)
-        latency = 1000 * (now - frame.arrival)
-        self.figures.latency_ms.add(latency, now)
+        latency = now - frame.arrival
+        self.figures.left(latency, now)
         if self.sound is not None:
-            self.sound.follow(now - frame.arrival)
+            self.sound.follow(latency)
         chunk: ReportedChunk = frame.chunk
         if not chunk.sent:
             chunk.sent = True
-            chunk.report["latency_ms"] = round(latency, 1)
+            chunk.report["latency_ms"] = round(1000 * latency, 1)
             chunk.report["ms"]["deliver"] = round(1000 * (now - chunk.last_arrival), 1)
             self.last_report = chunk.report
             self.tell(chunk.report)

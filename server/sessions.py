@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from server.scheduler import Job, Scheduler, is_due
 from server.sdp import AnswerOptions, Offer
 from server.session import Session, SessionConfig
 from server.settings import Settings, show_size
+from server.telemetry import Histogram, SessionFigures
 from server.waiting import WaitingList
 from server.worker import CHUNK_FRAMES, Restoration, Worker, WorkerConfig, WorkerState
 
@@ -79,6 +81,13 @@ class Sessions:
         self.closing = False
         self.opened_total = 0
         self.refused_total = 0
+        """for want of a place"""
+        self.refusals: Counter[str] = Counter()
+        """requests to open something that were refused, by the code of their error"""
+        self.stages: dict[str, Histogram] = {}
+        """seconds of each stage of the chunks that were restored"""
+        self._past = SessionFigures()
+        """what sessions counted that have ended"""
         self._open: dict[str, Session] = {}
         self._workloads: dict[str, Workload] = {}
         self._phases: dict[str, int] = {}
@@ -160,6 +169,13 @@ class Sessions:
             for task in late:
                 task.cancel()
 
+    def totals(self) -> SessionFigures:
+        """What all sessions counted together, those that ended too."""
+        totals = SessionFigures()
+        for figures in (self._past, *(session.figures for session in self._open.values())):
+            totals.absorb(figures)
+        return totals
+
     def __len__(self) -> int:
         return len(self._open)
 
@@ -222,7 +238,8 @@ class Sessions:
 
     def _release(self, session_id: str) -> None:
         """Undoes what `_reserve` and `_new_session` did."""
-        self._open.pop(session_id, None)
+        if (session := self._open.pop(session_id, None)) is not None:
+            self._past.absorb(session.figures)
         self._workloads.pop(session_id, None)
         self._phases.pop(session_id, None)
         self.scheduler.remove(session_id)
@@ -371,11 +388,19 @@ class Sessions:
         if session is None:
             return
         seconds = restoration.stepped.ms["total"] / 1000
+        self._time(job, restoration)
         workload, guided = self._workloads[session.id], restoration.stepped.guided
         if not (job.opening and restoration.rung == "x_init"):  # that one fills the codec's memories as well
             self.admission.measure(restoration.finished, workload, seconds, restoration.rung, guided)
         self._climb(session, restoration.finished, restoration.finished - job.deadline)
         session.on_restored(job, restoration)
+
+    def _time(self, job: Job, restoration: Restoration) -> None:
+        """Counts what each stage of the chunk took, its waiting too."""
+        waited = restoration.started - job.context.submitted
+        stages = {"queue": waited, **{stage: ms / 1000 for stage, ms in restoration.stepped.ms.items()}}
+        for stage, seconds in stages.items():
+            self.stages.setdefault(stage, Histogram()).add(seconds)
 
     def on_passed(self, job: Job) -> None:
         session = self._open.get(job.session_id)
@@ -472,7 +497,6 @@ def rtc_config(settings: Settings, fps: float) -> RtcConfig:
         ice_urls=settings.ice_servers,
         ice_username=username,
         ice_credential=credential,
-        ice_relay=settings.ice_relay,
         ice_relay=settings.ice_relay,
         fps=fps,
         max_pixels=settings.max_input_pixels,

@@ -57,6 +57,11 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535)
     """port of the HTTP server; 0 takes a free one"""
 
+    admin_port: int | None = Field(None, ge=0, le=65535)
+    """port of `GET /metrics`, for operators; unset serves none, 0 takes a free one"""
+    admin_host: str = "127.0.0.1"
+    """address that the admin port listens on: nobody is asked for a token there"""
+
     model: str = "tiny"
     """name of the model that restores, as `avis doctor` lists them"""
     device: str = "auto"

@@ -6,8 +6,10 @@ import asyncio
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -21,6 +23,7 @@ from server.ice import ice_servers
 from server.sdp import OfferRefused, SdpLimits, parse_offer
 from server.session import SessionConfig
 from server.sessions import Place, Refusal, Sessions
+from server.usage import usage_of
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +175,7 @@ async def ice(request: web.Request) -> web.Response:
 
 
 async def stats(request: web.Request) -> web.Response:
-    """The server as a whole, for people and load tests."""
+    """The server as a whole, for people and load tests. It names no session: who knows its id may end it."""
     sessions = request.app[SESSIONS]
     now = asyncio.get_running_loop().time()
     return web.json_response(
@@ -184,11 +187,23 @@ async def stats(request: web.Request) -> web.Response:
                 "slowness": round(sessions.admission.slowness(now), 3),
                 "waiting": sessions.scheduler.waiting(),
             },
-            "sessions": [session.report() for session in sessions],
+            "processes": {"server": usage(os.getpid()), "device": usage(sessions.worker.pid)},
+            "tasks": len(asyncio.all_tasks()),
+            "frame_memory_bytes": sessions.worker.memory_bytes,
+            "sessions": [nameless(session.report()) for session in sessions],
             "opened": sessions.opened_total,
             "refused": sessions.refused_total,
         }
     )
+
+
+def nameless(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != "id"}
+
+
+def usage(pid: int | None) -> dict[str, int] | None:
+    found = usage_of(pid)
+    return None if found is None else asdict(found)
 
 
 async def page(request: web.Request) -> web.StreamResponse:
@@ -201,13 +216,22 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except Refusal as refusal:
+        count_refusal(request, refusal.code)
         return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
     except OfferRefused as refusal:
+        count_refusal(request, refusal.code)
         return error_response(refusal.status, refusal.code, refusal.message)
     except web.HTTPException as error:
         if error.status < 400:
             raise
+        count_refusal(request, code_of(error))
         return error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
+
+
+def count_refusal(request: web.Request, code: str) -> None:
+    """Counts a refused request to open something; each code stands in the source, so there are not many."""
+    if request.method == "POST":
+        request.app[SESSIONS].refusals[code] += 1
 
 
 def error_response(

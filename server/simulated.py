@@ -302,6 +302,9 @@ class SimulatedProcess:
         """what was opened, where its frames lie, and how many chunks it had"""
         self._dead = asyncio.Event()
 
+    pid: int | None = None
+    """it has no process"""
+
     @property
     def lost(self) -> bool:
         return self._dead.is_set() or self._left() <= 0

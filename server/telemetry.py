@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import accumulate
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:
@@ -45,6 +47,34 @@ class Recent:
         return {name: percentile(values, share) for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
 
 
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""seconds; close together where the latency of a chunk lies"""
+
+
+@dataclass
+class Histogram:
+    """How many durations were how long."""
+
+    sum: float = 0.0
+    """seconds of all together"""
+    counts: Counter[float | None] = field(default_factory=Counter)
+    """by the least bound that is not exceeded; None beyond the last"""
+
+    def add(self, seconds: float) -> None:
+        place = bisect_left(BOUNDS, seconds)
+        self.counts[BOUNDS[place] if place < len(BOUNDS) else None] += 1
+        self.sum += seconds
+
+    def absorb(self, other: Histogram) -> None:
+        self.counts.update(other.counts)
+        self.sum += other.sum
+
+    def cumulative(self) -> list[tuple[float | None, int]]:
+        """For each bound, and then for no bound: how many do not exceed it."""
+        bounds = (*BOUNDS, None)
+        return list(zip(bounds, accumulate(self.counts[bound] for bound in bounds), strict=True))
+
+
 @dataclass
 class SessionFigures:
     """What one session counts. A frame that came is, in the end, left or one kind of dropped."""
@@ -71,7 +101,27 @@ class SessionFigures:
     arrivals: Recent = field(default_factory=Recent)
     departures: Recent = field(default_factory=Recent)
     latency_ms: Recent = field(default_factory=Recent)
-    """from a frame's arrival to its departure"""
+    """from a frame's arrival to its departure, lately"""
+    latency: Histogram = field(default_factory=Histogram)
+    """the same in seconds, since the beginning"""
+
+    def left(self, latency: float, now: float) -> None:
+        """A frame left, `latency` seconds after it came."""
+        self.frames_left += 1
+        self.departures.add(1.0, now)
+        self.latency_ms.add(1000 * latency, now)
+        self.latency.add(latency)
+
+    def absorb(self, other: SessionFigures) -> None:
+        """Adds what another session counted; what it did lately is left out."""
+        for one in fields(self):
+            mine, others = getattr(self, one.name), getattr(other, one.name)
+            if isinstance(mine, int):
+                setattr(self, one.name, mine + others)
+            elif isinstance(mine, Counter):
+                mine.update(others)
+            elif isinstance(mine, Histogram):
+                mine.absorb(others)
 
     def as_dict(self, now: float) -> dict[str, object]:
         return {

@@ -99,6 +99,11 @@ class Device(Protocol):
     @property
     def lost(self) -> bool: ...
 
+    @property
+    def pid(self) -> int | None:
+        """Of its process, when it has one."""
+        ...
+
     async def receive(self, patience: float) -> Reply: ...
 
     async def request(self, request: Request, patience: float, descriptor: int | None = None) -> Reply: ...
@@ -183,6 +188,16 @@ class Worker:
     async def settled(self) -> None:
         """Waits until the device is ready for the first time, or has failed for good."""
         await self._settled.wait()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the device process, while there is one."""
+        return self.device.pid if self.device is not None else None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Frame memory of all streams."""
+        return sum(memory.size for _, memory in self._memory.values())
 
     @property
     def device_name(self) -> str:

@@ -223,6 +223,16 @@ async def test_the_model_and_the_load_are_told(http):
     assert (model["name"], model["state"]) == ("tiny", "ready")
     stats = await (await http.get("/stats")).json()
     assert (stats["device"]["state"], stats["sessions"]) == ("ready", [])
+    assert stats["processes"]["server"]["rss_bytes"] > 1e7
+    assert stats["tasks"] > 0
+
+
+async def test_nobody_is_told_the_names_of_others_sessions(http, offer):
+    """Whoever knows a session's id may change and end it, and /stats told all of them to everybody."""
+    session_id = (await (await http.post("/sessions", json=offer)).json())["id"]
+    reply = await http.get("/stats")
+    assert len((await reply.json())["sessions"]) == 1
+    assert session_id not in await reply.text()
 
 
 async def test_a_page_is_told_the_ice_servers_with_a_login_that_ends():
