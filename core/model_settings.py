@@ -35,6 +35,8 @@ class WanConfig(Config):
     """auto is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is the slower one"""
     seed: int = 0
     """of random weights"""
+    layers: int = Field(30, ge=1, le=30)
+    """of the transformer; the published weights have 30, random ones may have fewer, to try things quickly"""
 
     @model_validator(mode="after")
     def _sink_leaves_a_past(self) -> WanConfig:

@@ -73,9 +73,11 @@ def load(
     Raises UsageError, naming the command to run, when weights are missing.
     """
     config = config or WanConfig()
+    if weights == "pretrained" and config.layers != DiTConfig().layers:
+        raise UsageError(f"the published weights have {DiTConfig().layers} layers: {config.layers} need random weights")
     dtype = choose_dtype(config.dtype, device)
     chosen = build_codec(codec, weights, device, dtype, config)
-    dit = fill(CausalDiT, DiTConfig(), weights, "self-forcing", device, dtype, config)
+    dit = fill(CausalDiT, DiTConfig(layers=config.layers), weights, "self-forcing", device, dtype, config)
     if config.compile:
         compile_blocks(dit)
     with torch.inference_mode():

@@ -19,14 +19,17 @@ from rich.table import Table
 from core.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
 from core.engine import Engine, Pixels
 from core.errors import UsageError
-from core.models import Model
+from core.models import MODELS, Model
 from core.operators import Operator
 from core.solver import SolverConfig
 from core.video import from_pixels, to_pixels
-from server.commands import options
+from server.commands import compare, options
 
 STREAM = "bench"
 STAGES = ("x_init", "encode", "denoise", "prox", "decode", "cache", "transfer")
+SIZE = (240, 416)
+"""(height, width) where none is given"""
+CHUNKS = 20
 WARMUP = 3
 """chunks before the ones that are timed: the opening one, and those that fill the cache"""
 LONG = (100, 10_000)
@@ -99,8 +102,16 @@ class Bench:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model_arguments(parser)
-    parser.add_argument("--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240")
-    parser.add_argument("--chunks", metavar="N", type=options.positive, default=20, help="timed chunks (default: 20)")
+    parser.add_argument("--size", metavar="WxH", type=options.size, help="default: 416x240, to compare 64x64")
+    parser.add_argument(
+        "--chunks", metavar="N", type=options.positive, help=f"timed chunks (default: {CHUNKS}, to compare 5)"
+    )
+    parser.add_argument(
+        "--compare",
+        choices=list(compare.OTHERS),
+        help=f"time parts of {compare.MODEL}, with random weights, in turn with those weights in other hands: "
+        + ", ".join(f"{name} is {words}" for name, words in compare.OTHERS.items()),
+    )
     parser.add_argument("--operator", metavar="KIND", default="super_resolution", help=", ".join(options.OPERATORS))
     parser.add_argument("--long", action="store_true", help=f"compare the cost of chunk {LONG[0]} and chunk {LONG[1]}")
     options.add_json_argument(parser)
@@ -110,24 +121,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options.check_json(args.json)
+    if args.compare:
+        return compare.run(args)
     if args.operator == "mask":
         raise UsageError("expected an operator without a picture of its own, found mask: use inpainting")
     operator, config = options.operator(args.operator, args), options.solver_config(args)
     model = options.load_model(args)
-    bench = Bench(model, operator, config, args.size)
+    bench = Bench(model, operator, config, args.size or SIZE)
     bench.open()
     first = bench.step()
     for _ in range(WARMUP - 1):
         bench.step()
     rates = [peak_rate(model)]
     timed: list[Timed] = []
-    with progress("timing", args.chunks) as advance:
-        for _ in range(args.chunks):
+    chunks = args.chunks or CHUNKS
+    with progress("timing", chunks) as advance:
+        for _ in range(chunks):
             timed.append(bench.step())
             advance()
     rates.append(peak_rate(model))
     flops = steady_flops(bench, [chunk.guided for chunk in timed])
-    found = report(args, model, config, first, timed, flops, rates)
+    found = report(args, bench, first, timed, flops, rates)
     found["memory_bytes"] = device_memory(model.device) or psutil.Process().memory_info().rss
     found["session_bytes"] = bench.engine.session_bytes(STREAM)
     if args.long:
@@ -165,22 +179,23 @@ def peak_rate(model: Model) -> dict[str, dict[str, float]]:
 
 def report(
     args: argparse.Namespace,
-    model: Model,
-    config: SolverConfig,
+    bench: Bench,
     first: Timed,
     timed: list[Timed],
     flops: int,
     rates: list[dict[str, dict[str, float]]],
 ) -> dict[str, Any]:
+    model, config, size = bench.model, bench.config, bench.size
     walls, cpus = [chunk.wall for chunk in timed], [chunk.cpu for chunk in timed]
     on_cpu = model.device.type == "cpu"
     found: dict[str, Any] = {
         "model": args.model,
         "weights": args.weights,
         "device": device_name(model.device),
-        "size": f"{args.size[1]}x{args.size[0]}",
-        "codec": args.codec,
+        "size": f"{size[1]}x{size[0]}",
+        "codec": args.codec or MODELS[args.model].codecs[0],
         "settings": {
+            "model": options.model_settings(args),
             "operator": args.operator,
             "chunks": len(timed),
             "guided_chunks": sum(chunk.guided for chunk in timed),

@@ -78,7 +78,12 @@ def positive(text: str) -> int:
 
 def load_model(args: argparse.Namespace) -> Model:
     """The model of the command line, loaded."""
-    return load(args.model, args.weights, args.device, args.codec, _given(args, "model"))
+    return load(args.model, args.weights, args.device, args.codec, model_settings(args))
+
+
+def model_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The model's own settings of the command line."""
+    return _given(args, "model")
 
 
 def solver_config(args: argparse.Namespace) -> SolverConfig:

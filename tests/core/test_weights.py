@@ -118,14 +118,14 @@ def test_converted_weights_are_preferred_to_published_ones(tmp_path):
 
 def test_a_model_loads_from_its_folder_with_a_prompt(tmp_path, monkeypatch):
     """`load` with files of small models in the places of the published ones."""
-    monkeypatch.setattr(wan, "DiTConfig", lambda: DIT)
+    monkeypatch.setattr(wan, "DiTConfig", lambda **_: DIT)
     monkeypatch.setattr(wan, "TAEHVConfig", lambda: MODULES["taehv"][1])
     for name, kind in (("self-forcing", "dit"), ("taehv", "taehv")):
         path = tmp_path / PUBLISHED[name].files[0].path
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"generator_ema": dict(make(kind).state_dict())}, path)
     save_file({"rows": torch.ones(2, DIT.text_dim)}, tmp_path / "prompt.safetensors")
-    config = WanConfig(folder=tmp_path, prompt=tmp_path / "prompt.safetensors")
+    config = WanConfig(layers=DIT.layers, folder=tmp_path, prompt=tmp_path / "prompt.safetensors")
     codec, denoiser = wan.load("pretrained", CPU, "taehv", config)
     assert same(codec, make("taehv").state_dict())
     assert same(denoiser.dit, make("dit").state_dict())
