@@ -153,21 +153,21 @@ class TinyDenoiser(nn.Module):
         x = unfold(self.from_eighth(x)) + skip
         for block in self.up_blocks:
             x = block(x, e, None)
-        out = unpatch(self.out(x), 4)  # [B, T, 4, H, W]
+        out = F.pixel_shuffle(self.out(x).flatten(0, 1).permute(0, 3, 1, 2), 4)
+        out = out.unflatten(0, look.base.shape[:2])  # [B, T, 4, H, W]
         return look.base + out[:, :, :3] + out[:, :, 3:] * (look.hint - look.base)
 
     def see(self, look: Look) -> Tensor:
         """Features at 1/4 resolution: the stem looks at base, hint - base, noisy - base and the mask.
 
-        The differences are taken on the weights, and each part is laid out on its own: a third of the time.
+        The differences are taken on the weights, not on the frames.
         """
         of_base, of_hint, of_noisy = self.stem.weight.unflatten(1, (3, 48)).unbind(1)
-        x = F.linear(patches(look.base, 4), of_base - of_hint - of_noisy, self.stem.bias)
-        shape, flat = x.shape, x.flatten(0, -2)
-        for part, weight in ((look.hint, of_hint), (look.noisy, of_noisy)):
-            flat = torch.addmm(flat, patches(part, 4).flatten(0, -2), weight.T)
-        x = flat.view(shape) + self.mask_stem(patches(look.mask, 4))
-        return F.leaky_relu(x, 0.1)
+        x = embed(look.base, of_base - of_hint - of_noisy, self.stem.bias)
+        for part, weight in ((look.hint, of_hint), (look.noisy, of_noisy), (look.mask, self.mask_stem.weight)):
+            x.add_(embed(part, weight))
+        x = F.leaky_relu(x, 0.1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return channels_last(x, look.base.shape[1])
 
     def update_cache(self, z: Tensor, cache: TinyCache) -> TinyCache:
         return self.remember(z[None], cache)
@@ -185,8 +185,8 @@ class TinyDenoiser(nn.Module):
                 k, v = torch.cat([cache.keys[index], k], 3), torch.cat([cache.values[index], v], 3)
             keys.append(k[:, :, :, kept].contiguous())
             values.append(v[:, :, :, kept].contiguous())
-        frames = self.memory_stem(patches(self.inverse(z[:, -1:]), 4))
-        return TinyCache(cache.index + L, tuple(keys), tuple(values), frames)
+        frames = embed(self.inverse(z[:, -1:]), self.memory_stem.weight, self.memory_stem.bias)
+        return TinyCache(cache.index + L, tuple(keys), tuple(values), frames.permute(0, 1, 3, 4, 2).contiguous())
 
 
 class ConvBlock(nn.Module):
@@ -345,18 +345,10 @@ def wave(t: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
-def patches(x: Tensor, side: int) -> Tensor:
-    """[B, T, C, H, W] to [B, T, H / side, W / side, C side side]."""
-    B, T, C, H, W = x.shape
-    blocks = x.reshape(B, T, C, H // side, side, W // side, side)
-    return blocks.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
-
-
-def unpatch(x: Tensor, side: int) -> Tensor:
-    """The inverse of `patches`."""
-    B, T, h, w, _ = x.shape
-    blocks = x.reshape(B, T, h, w, -1, side, side).permute(0, 1, 4, 2, 5, 3, 6)
-    return blocks.reshape(B, T, -1, h * side, w * side)
+def embed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Patches of 4 x 4 pixels through a linear layer [D, C 4 4]: [B, T, C, H, W] to [B, T, D, H / 4, W / 4]."""
+    kernel = weight.view(len(weight), x.shape[2], 4, 4)
+    return F.conv2d(x.flatten(0, 1), kernel, bias, stride=4).unflatten(0, x.shape[:2])
 
 
 def fold(x: Tensor) -> Tensor:
