@@ -34,7 +34,7 @@ from core.models import Model
 from core.operators import PAPER_OPERATORS, Operator
 from core.solver import Solver, SolverConfig
 from core.video import to_pixels
-from server.commands import options
+from server.commands import evaluate_loss, options
 from server.files import Pixels, read_clip
 from server.outputs import write_png
 from server.sheet import SheetRow, check_sheet, sheet
@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", metavar="N", type=options.positive, help="first N frames of each clip")
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     parser.add_argument("--no-vmaf", action="store_true", help="leave VMAF out although it could be computed")
+    evaluate_loss.add_arguments(parser)
     options.add_model_arguments(parser)
     options.add_json_argument(parser)
     options.add_operator_arguments(parser)
@@ -91,6 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options.check_json(args.json)
+    if args.loss:
+        evaluate_loss.check(args)
     if args.sheet:
         check_sheet()
     for clip in args.clips:
@@ -99,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     config = options.solver_config(args)
     tasks = plan(args, config)
     solver = Solver(model.codec, model.denoiser, model.num_steps)
+    if args.loss:
+        return run_loss(args, solver, model, config)
     ffmpeg = None if args.no_vmaf else vmaf_ffmpeg()
     rows: list[dict[str, Any]] = []
     drawn: list[SheetRow] = []
@@ -127,23 +132,46 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_loss(args: argparse.Namespace, solver: Solver, model: Model, config: SolverConfig) -> int:
+    """The comparison of masking lost frames with freezing, in the place of that of the variants."""
+    operators = operators_of(args)
+    prepare(operators, args)
+    rows: list[dict[str, Any]] = []
+    with progress(len(args.clips)) as begin:
+        for clip in args.clips:
+            begin(clip.stem)
+            pixels = read_clip(clip, args.size, args.frames)
+            rows += evaluate_loss.evaluate(clip.name, pixels, operators, solver, model, config, args)
+    averages = evaluate_loss.means(rows)
+    found = {**settings(args, config, model, None), "loss": args.loss, "burst": args.burst}
+    options.console(args.json).print(evaluate_loss.mean_table(averages))
+    options.write_json({"settings": found, "rows": rows, "means": averages}, args.json)
+    return 0
+
+
 def plan(args: argparse.Namespace, config: SolverConfig) -> list[Task]:
     """The rows that were asked for, in the order of the table."""
     variants = chosen(args.variants, ALL_VARIANTS, "variants")
     operators = operators_of(args)
+    prepare(operators, args)
     tasks = []
+    for operator in operators:
+        for variant in variants:
+            tasks.append(Task(operator, variant, False))
+            if variant != "degraded" and config.output_gamma > 0:
+                tasks.append(Task(operator, variant, True))
+    return tasks
+
+
+def prepare(operators: list[Operator], args: argparse.Namespace) -> None:
+    """Has every operator check the size. Raises UsageError for one that does not fit."""
     for operator in operators:
         try:
             operator.prepare(*args.size)
         except ValueError as error:
             raise UsageError(f"{operator.kind}: {error}") from error
-        for variant in variants:
-            tasks.append(Task(operator, variant, False))
-            if variant != "degraded" and config.output_gamma > 0:
-                tasks.append(Task(operator, variant, True))
     if args.size[0] % 16 or args.size[1] % 16:
         raise UsageError(f"expected a --size in multiples of 16, found {args.size[1]}x{args.size[0]}")
-    return tasks
 
 
 def operators_of(args: argparse.Namespace) -> list[Operator]:

@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from core.bench import moving_scene
-from core.evaluate import VARIANTS, gains, means, measured, score_plain, score_variant, variant_config
+from core.evaluate import (
+    VARIANTS,
+    freeze,
+    gains,
+    lost_frames,
+    means,
+    measured,
+    score_loss,
+    score_plain,
+    score_variant,
+    variant_config,
+)
 from core.metrics import psnr
 from core.models.tiny import TinyConfig
 from core.models.tiny_load import build
@@ -91,6 +102,38 @@ def test_the_degraded_row_is_what_one_sees():
 def test_the_same_seed_gives_the_same_score_and_another_another(solver):
     a, b = (scored(solver, "flash", TemporalAverage()).row() for _ in range(2))
     assert a == b
+
+
+@pytest.mark.parametrize("share, burst", [(0.01, 1), (0.1, 1), (0.1, 4), (0.9, 3)])
+def test_about_the_share_is_lost_in_runs_and_never_the_first_frame(share, burst):
+    lost = lost_frames(120, share, burst, seed=3)
+    assert 0 not in lost and max(lost) < 120
+    assert len(lost) == pytest.approx(share * 120, abs=burst)
+    assert {n for n in lost if n - 1 not in lost} <= {n for n in range(1, 120) if (n - 1) % burst == 0}
+    assert lost == lost_frames(120, share, burst, seed=3)
+
+
+def test_a_frozen_frame_holds_the_measurement_before_it_also_across_chunks():
+    y = torch.arange(4.0)[:, None, None, None]
+    assert freeze(y, y[3], (0, 1, 3)).flatten().tolist() == [3, 3, 2, 2]
+    assert y.flatten().tolist() == [0, 1, 2, 3]
+
+
+def lossy(solver, variant, lost, operator=SuperResolution()):  # noqa: B008 - frozen
+    chunks = measured(clip(33), operator, 0, CPU)
+    return score_loss(solver, chunks, operator, SolverConfig(), variant, frozenset(lost), 0)
+
+
+def test_without_a_loss_in_it_a_chunk_is_the_same_in_every_variant(solver):
+    scores = [lossy(solver, variant, {25}) for variant in ("intact", "freeze", "mask")]
+    assert scores[0].psnrs[:21] == scores[1].psnrs[:21] == scores[2].psnrs[:21]
+    assert len({score.psnrs[25] for score in scores}) == 3
+
+
+def test_the_affected_frames_are_the_lost_ones_and_those_that_shared_their_measurement(solver):
+    assert lossy(solver, "freeze", {5, 31}).affected == [5, 31]
+    row = lossy(solver, "freeze", {5, 31}, TemporalAverage()).row()
+    assert (row["lost"], row["affected"], row["frames"]) == (2, 7 + 2, 33)
 
 
 def row(clip, variant, value, oc=True):

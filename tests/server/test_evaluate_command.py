@@ -1,6 +1,7 @@
 """`avis eval` and `avis bench` end to end on a small clip, with a small configuration of the real model."""
 
 import json
+from argparse import ArgumentTypeError
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ from core.models import Model
 from core.models.tiny import TinyConfig
 from core.models.tiny_load import build
 from server import cli
-from server.commands import bench, options
+from server.commands import bench, evaluate_loss, options
 from server.files import read_picture
 from server.sheet import busiest
 from server.vmaf import vmaf, vmaf_ffmpeg
@@ -59,6 +60,22 @@ def test_rows_come_with_and_without_output_consistency_and_a_sheet_is_drawn(clip
     assert read_picture(tmp_path / "sheet.png").shape[1] >= 4 * 64
 
 
+def test_losses_compare_intact_frozen_and_masked_on_the_same_frames(clip, tmp_path, capsys):
+    arguments = ["eval", str(clip), "--size", "64x48", "--operators", "super_resolution,temporal_average"]
+    arguments += ["--loss", "0.1,0.3", "--burst", "2", "--json", str(tmp_path / "report.json")]
+    assert cli.main(arguments) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = [(r["operator"], r["loss"], r["variant"], r["lost"], r["affected"]) for r in report["rows"]]
+    assert rows[:6] == [
+        *(("super_resolution", 0.1, variant, 2, 2) for variant in ("intact", "freeze", "mask")),
+        *(("super_resolution", 0.3, variant, 4, 4) for variant in ("intact", "freeze", "mask")),
+    ]
+    assert len(rows) == 12 and rows[6][3] == 2 < rows[6][4]
+    intact, freeze, mask, *_ = (row["psnr_lost"] for row in report["rows"])
+    assert len({intact, freeze, mask}) == 3, "each variant restores in its own way"
+    assert report["settings"]["burst"] == 2 and "mask over freeze" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -67,11 +84,19 @@ def test_rows_come_with_and_without_output_consistency_and_a_sheet_is_drawn(clip
         (["--operators", "mask"], "use inpainting"),
         (["--size", "60x48"], "multiples of 16"),
         (["--operator.keep", "7"], "operator inpainting"),
+        (["--loss", "0.1", "--variants", "flash"], "expected no --variants with --loss"),
+        (["--loss", "0.1", "--burst", "12"], "expected more than --burst 12 frames"),
     ],
 )
 def test_bad_arguments_end_with_2_and_one_sentence(clip, capsys, arguments, sentence):
     assert cli.main(["eval", str(clip), "--size", "64x48", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["5", "0.1,", "0", "many"])
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(ArgumentTypeError, match="expected shares between 0 and 1"):
+        evaluate_loss.shares(text)
 
 
 def test_vmaf_is_high_for_the_same_video_and_lower_for_another(tmp_path):
