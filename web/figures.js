@@ -75,7 +75,7 @@ export class Figures {
   #fps(now) {
     const [shown, sent] = [this.network.last("shownFps"), this.network.last("sentFps")];
     const kbit = this.network.last("kbit");
-    this.#text("fps", shown === null ? "–" : shown.toFixed(1), sent === null ? "" : `${sent.toFixed(1)} sent · ${(kbit / 1000).toFixed(1)} Mbit/s back · ${this.before.freezes} freezes`);
+    this.#text("fps", shown === null ? "–" : shown.toFixed(1), sent === null ? "" : `${sent.toFixed(1)} sent · ${(kbit / 1000).toFixed(1)} Mbit/s back · ${count(this.before.freezes, "freeze")}`);
     this.#spark("fps", [
       { points: this.network.series("sentFps", now), name: "faint" },
       { points: this.network.series("shownFps", now), name: "main" },
@@ -112,8 +112,9 @@ export class Figures {
     const stages = STAGES.filter((stage) => ms[stage] > 0).map((stage) => [stage, ms[stage]]);
     this.root.querySelector("#stages").replaceChildren(...stages.map(([stage, value]) => stageBar(stage, value)));
     const { dropped = 0, shed = 0 } = this.latest ?? {};
+    const lost = this.chunks.sum("lost");
     this.root.querySelector("#drops").textContent = this.latest
-      ? `${Math.round(ms.total ?? 0)} ms in all, ${Math.round(ms.queue ?? 0)} ms queued · ${count(dropped, "frame")} dropped, ${count(shed, "chunk")} shed`
+      ? `${Math.round(ms.total ?? 0)} ms in all, ${Math.round(ms.queue ?? 0)} ms queued · ${count(dropped, "frame")} dropped, ${count(shed, "chunk")} shed${lost ? `, ${count(lost, "frame")} lost on the way in the last minute` : ""}`
       : "";
   }
 
@@ -140,9 +141,10 @@ function count(n, what) {
   return `${n} ${what}${n === 1 ? "" : "s"}`;
 }
 
-function describe({ chunk, rung, guided, latency_ms: latency, residual, psnr }) {
+function describe({ chunk, rung, guided, latency_ms: latency, residual, psnr, lost }) {
   const words = [RUNGS[rung] ?? rung, guided && "guided", `${Math.round(latency)} ms`];
   if (residual !== null) words.push(`residual ${residual}`);
+  if (lost) words.push(`${count(lost, "frame")} lost on the way`);
   if (psnr !== undefined) words.push(`${psnr} dB`);
   return `chunk ${chunk}: ${words.filter(Boolean).join(", ")}`;
 }

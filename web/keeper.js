@@ -1,10 +1,11 @@
-/** Keeps a session open: waits for a warm model, counts refusals down, opens anew with back-off. Knows no page. */
+/** Keeps a session open: waits for a warm model, counts refusals down, resumes or opens anew with back-off. Knows no page. */
 
 import { askReady, getIceServers, ServerError } from "./api.js";
 import { Session, SessionEnd } from "./session.js";
 
 const LONGEST_WAIT = 15;
 const PROVEN = 20; // seconds a session has to live for its end to count as the first
+const SOONER = 2; // a session that the server still keeps is dialled again after a quarter of the wait: 2 ** -SOONER
 
 /** Seconds before the `attempt`-th try in a row (0, 1, 2, …): 1, 2, 4, … with up to a quarter of it added by `luck` in [0, 1). */
 export function backoff(attempt, luck) {
@@ -14,11 +15,13 @@ export function backoff(attempt, luck) {
 export class Keeper {
   /**
    * `events`: onState(name, detail), onReport, onStream, and `awake()`, a promise for the moment when somebody looks.
-   * States: warming, connecting, connected, waiting (detail has `seconds`, `refused`), failed.
+   * States: warming, connecting, resuming, connected (detail has `resumed`), waiting (detail has `seconds`, `refused`,
+   * `lost`), failed.
    */
   constructor(events) {
     this.events = events;
     this.session = null;
+    this.lost = null; // a session without a connection, which the server still keeps
     this.abort = null;
   }
 
@@ -34,7 +37,7 @@ export class Keeper {
       if (!problem.retryable) return this.events.onState("failed", { problem });
       if (performance.now() - began > 1000 * PROVEN) attempt = 0;
       await this.#wait(problem, attempt, signal);
-      await this.events.awake();
+      if (!this.lost) await this.events.awake();
     }
   }
 
@@ -47,36 +50,67 @@ export class Keeper {
   stop() {
     this.abort?.abort();
     this.session?.close();
-    this.session = null;
+    this.lost?.close();
+    this.session = this.lost = null;
   }
 
-  /** One session from start to end; answers why it ended. */
+  /** One connection from start to end; answers why it ended. */
   async #once(request, signal) {
-    const { onState, onReport, onStream } = this.events;
-    let session;
+    const { onReport, onStream } = this.events;
+    const iceServers = await getIceServers(signal);
+    const session = (this.session = new Session({ onReport, onStream, iceServers }));
+    let problem;
     try {
-      await ready(signal, onState);
-      onState("connecting", {});
-      const iceServers = await getIceServers(signal);
-      session = this.session = new Session({ onReport, onStream, iceServers });
-      await session.open(this.source.stream, request(), signal);
-      onState("connected", {});
-      return await session.ended;
+      await (this.lost ? this.#resume(session, request(), signal) : this.#open(session, request, signal));
+      problem = await session.ended;
     } catch (error) {
-      if (isExpected(error, signal)) return error;
-      throw error;
+      if (!isExpected(error, signal)) throw error;
+      problem = error;
     } finally {
-      session?.close();
       if (this.session === session) this.session = null;
+      if (problem?.resumable && session.id && !signal.aborted) this.#lose(session);
+      else session.close();
     }
+    return problem;
+  }
+
+  /** Keeps `session`, or none, as the one to go on with. */
+  #lose(session) {
+    this.lost?.abandon();
+    this.lost = session;
+  }
+
+  async #open(session, request, signal) {
+    const { onState } = this.events;
+    await ready(signal, onState);
+    onState("connecting", {});
+    await session.open(this.source.stream, request(), signal);
+    onState("connected", { resumed: false });
+  }
+
+  /** Goes on with the lost session over `session`. What was changed meanwhile is told; one that is gone is opened anew. */
+  async #resume(session, request, signal) {
+    const { lost, events } = this;
+    events.onState("resuming", {});
+    try {
+      await session.open(this.source.stream, { ...request, resume: lost.id }, signal);
+      await session.change({ operator: request.operator, solver: request.solver });
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      this.#lose(null);
+      throw new SessionEnd("The server has not kept the session.");
+    }
+    this.#lose(null); // only now: a connection that closes ends its session, unless another has taken its place
+    events.onState("connected", { resumed: true });
   }
 
   async #wait(problem, attempt, signal) {
-    const until = performance.now() + 1000 * (problem.retryAfter ?? backoff(attempt, Math.random()));
+    const wait = backoff(attempt - (this.lost ? SOONER : 0), Math.random());
+    const until = performance.now() + 1000 * (problem.retryAfter ?? wait);
     while (!signal.aborted) {
       const seconds = Math.ceil((until - performance.now()) / 1000);
       if (seconds <= 0) return;
-      this.events.onState("waiting", { problem, seconds, refused: problem.status === 503 });
+      this.events.onState("waiting", { problem, seconds, refused: problem.status === 503, lost: this.lost !== null });
       await pause(Math.min(1000, until - performance.now()), signal);
     }
   }

@@ -5,13 +5,13 @@ import { FPS } from "./sources.js";
 
 const GATHER_MS = 2000;
 const CONNECT_MS = 15000;
-const FLICKER_MS = 4000; // "disconnected" for longer is dead
+const FLICKER_MS = 2000; // "disconnected" for longer is dead; the server keeps a silent session for ten seconds
 
-/** Why a session is over: `retryable` when opening another one may help. */
+/** Why a session is over: `retryable` when opening another one may help, `resumable` when the server still keeps it. */
 export class SessionEnd extends Error {
-  constructor(message, retryable = true) {
+  constructor(message, { retryable = true, resumable = false } = {}) {
     super(message);
-    this.retryable = retryable;
+    Object.assign(this, { retryable, resumable });
   }
 }
 
@@ -27,7 +27,10 @@ export class Session {
     this.#watch();
   }
 
-  /** Connects `stream`'s video; `request` is the body of POST /sessions without the SDP. Throws ServerError. */
+  /**
+   * Connects `stream`'s video; `request` is the body of POST /sessions without the SDP, with `resume` for a session
+   * that lost its connection. Throws ServerError.
+   */
   async open(stream, request, signal) {
     this.#send(stream, request.size, request.panels.length);
     await this.pc.setLocalDescription();
@@ -55,7 +58,7 @@ export class Session {
   }
 
   /** Ends the session here and on the server. Safe in every state, also while the page goes away. */
-  close(reason = new SessionEnd("Stopped.", false)) {
+  close(reason = new SessionEnd("Stopped.", { retryable: false })) {
     clearTimeout(this.flicker);
     this.end(reason);
     const id = this.id;
@@ -65,6 +68,12 @@ export class Session {
     deleteSession(id)
       .catch((error) => console.info(`DELETE /sessions did not arrive: ${error.message}`))
       .finally(() => this.pc.close());
+  }
+
+  /** Lets go of the connection; the server keeps the session for a while. */
+  abandon() {
+    this.id = null;
+    this.close();
   }
 
   #send(stream, size, panels) {
@@ -77,18 +86,17 @@ export class Session {
 
   #receive(message, onReport) {
     const { event, reason } = message;
-    if (event === "closed") {
+    if (event === "closing") {
       this.id = null; // nothing is left to be deleted
-      this.end(new SessionEnd(`The server closed the session: ${reason}.`));
-    } else if (event === "draining") this.end(new SessionEnd(`The server takes no more video: ${reason}.`));
-    else if ("chunk" in message) onReport(message);
+      this.end(new SessionEnd(`The server closes the session: ${reason}.`));
+    } else if ("chunk" in message) onReport(message);
   }
 
   #watch() {
     const { pc } = this;
     pc.addEventListener("connectionstatechange", () => {
       clearTimeout(this.flicker);
-      const lost = () => this.end(new SessionEnd("The connection was lost."));
+      const lost = () => this.end(new SessionEnd("The connection was lost.", { resumable: true }));
       if (pc.connectionState === "disconnected") this.flicker = setTimeout(lost, FLICKER_MS);
       if (pc.connectionState === "failed") lost();
     });

@@ -1,18 +1,21 @@
 /** The states of the page in words. Pure. */
 
 /** Text for the pill in the header and for the picture while it waits: `{pill, wait}`; no `wait` when pictures move. */
-export function describeState(state, { reason, seconds, refused, problem } = {}) {
+export function describeState(state, { reason, seconds, refused, lost, resumed, problem } = {}) {
   const words = {
     idle: { pill: "Ready" },
     opening: { pill: "Opening the source", wait: "Opening the source…" },
     warming: { pill: "Model is warming up", wait: `${sentence({ message: reason })} This page goes on by itself when one is.` },
     connecting: { pill: "Connecting", wait: "Connecting to the server…" },
-    connected: { pill: "Filling the first chunk", wait: "Connected. The first frames come back when a chunk is filled and restored." },
+    resuming: { pill: "Reconnecting", wait: "Reconnecting: the stream goes on where it was…" },
+    connected: resumed
+      ? { pill: "Connected again", wait: "Connected again. The stream goes on with its next chunk." }
+      : { pill: "Filling the first chunk", wait: "Connected. The first frames come back when a chunk is filled and restored." },
     streaming: { pill: "Restoring" },
     passthrough: { pill: "Passed through, not restored" },
     waiting: refused
       ? { pill: `Server is full: again in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` }
-      : { pill: `Reconnecting in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` },
+      : { pill: `Reconnecting in ${seconds} s`, wait: `${sentence(problem)} ${lost ? "The server keeps the stream for a few seconds. " : ""}Trying again in ${seconds} s.` },
     failed: { pill: "Stopped by an error" },
   };
   return words[state];

@@ -5,6 +5,9 @@ The tests need Chromium, which pip cannot bring. A Makefile gets it where it is 
     command -v chromium || { apt-get update -q && apt-get install -y --no-install-recommends chromium; }
 """
 
+import asyncio
+import json
+import re
 import shutil
 from contextlib import asynccontextmanager
 
@@ -71,3 +74,86 @@ def open_page():
         assert [e for e in errors if not any(word in e for word in page.excused)] == []
 
     return open_page
+
+
+@pytest.fixture(scope="session")
+def cut_ways():
+    """`async with cut_ways(page) as ways`: the page's media go over ways that can be cut."""
+
+    @asynccontextmanager
+    async def cut_ways(page):
+        ways = Ways()
+        await page.route("**/sessions", ways.lay)
+        try:
+            yield ways
+        finally:
+            ways.close()
+
+    return cut_ways
+
+
+CANDIDATE = re.compile(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host.*")
+
+
+class Way(asyncio.DatagramProtocol):
+    """A UDP relay between a browser and `server`, which both take for the other side, until it is cut."""
+
+    def __init__(self):
+        self.open, self.server, self.browser, self.carried = True, None, None, 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, address):
+        if address != self.server:
+            self.browser = address
+        to = self.browser if address == self.server else self.server
+        if self.open and to is not None:
+            self.carried += 1
+            self.transport.sendto(data, to)
+
+    @property
+    def port(self):
+        return self.transport.get_extra_info("sockname")[1]
+
+
+class Ways:
+    """Gives every connection of a page its own way; `cut()` cuts those there are."""
+
+    def __init__(self):
+        self.ways = []
+
+    def cut(self):
+        for way in self.ways:
+            way.open = False
+
+    def close(self):
+        for way in self.ways:
+            way.transport.close()
+
+    async def lay(self, route):
+        loop = asyncio.get_running_loop()
+        _, way = await loop.create_datagram_endpoint(Way, local_addr=("0.0.0.0", 0))
+        self.ways.append(way)
+        offer = json.loads(route.request.post_data)
+        offer["sdp"] = with_candidate(offer["sdp"], host(route.request.url), way.port)
+        response = await route.fetch(post_data=json.dumps(offer))
+        if response.status != 201:
+            return await route.fulfill(response=response)
+        answer = await response.json()
+        address, port = CANDIDATE.search(answer["sdp"]).groups()
+        way.server = (address, int(port))
+        answer["sdp"] = with_candidate(answer["sdp"], address, way.port)
+        await route.fulfill(response=response, json=answer)
+
+
+def host(url):
+    return re.match(r"https?://([^:/]+)", url)[1]
+
+
+def with_candidate(sdp, address, port):
+    """The description with one candidate in the place of all."""
+    lines = sdp.split("\r\n")
+    first = next(n for n, line in enumerate(lines) if line.startswith("a=candidate"))
+    lines[first] = f"a=candidate:1 1 udp 2130706431 {address} {port} typ host"
+    return "\r\n".join(line for n, line in enumerate(lines) if n == first or not line.startswith("a=candidate"))

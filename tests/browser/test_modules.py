@@ -115,6 +115,7 @@ async def test_every_state_of_the_keeper_has_words(ask):
         "opening",
         "warming",
         "connecting",
+        "resuming",
         "connected",
         "streaming",
         "passthrough",

@@ -37,6 +37,10 @@ LUMA = """() => {
     c.drawImage(video, 0, 0, video.videoWidth / 3, video.videoHeight, 0, 0, 64, 36);
     return [...c.getImageData(0, 0, 64, 36).data].filter((_, i) => i % 4 === 1);
 }"""
+NOTE_STATES = """globalThis.states = {};
+    new MutationObserver(() => (states[document.body.dataset.state] = document.querySelector("#wait p").textContent))
+        .observe(document.body, { attributes: true })"""
+"""Keeps the words of each state that the page is in, however shortly."""
 PICTURE = "document.querySelector('#picture').toDataURL()"
 
 
@@ -285,7 +289,7 @@ async def test_leaving_the_page_ends_the_session(visit, server):
         await ask(page, server, expected=404)
 
 
-async def test_stop_ends_the_session_and_start_opens_another(visit, server):
+async def test_stop_ends_the_session_and_start_opens_another(visit, server, cut_ways):
     async with visit() as page:
         await start(page)
         await page.click("#stop")
@@ -304,6 +308,39 @@ async def test_a_session_that_dies_is_opened_anew(visit, server):
         await page.wait_for_selector("body[data-state=waiting]")
         await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
         assert len(page.sessions) == 2
+
+
+async def test_a_connection_that_is_cut_is_made_anew_and_the_same_stream_goes_on(visit, server, cut_ways):
+    async with visit() as page, cut_ways(page) as ways:
+        await start(page)
+        before = await ask(page, server)
+        await page.evaluate(NOTE_STATES)
+        ways.cut()
+        await page.wait_for_function("'connected' in states", timeout=20_000)
+        waited = "The connection was lost. The server keeps the stream for a few seconds. Trying again in 1 s."
+        assert await page.evaluate("states.waiting") == waited
+        assert "Connected again" in await page.evaluate("states.connected")
+        await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
+        await page.wait_for_function("restored.srcObject.active && restored.videoWidth > 0")
+        after = await ask(page, server)
+        assert len(page.sessions) == 2 and page.sessions[0] == page.sessions[1]
+        assert after["resumed"] == 1 and after["age"] > before["age"]
+        assert after["chunk"]["chunk"] > before["chunk"]["chunk"], "its chunks are counted on"
+
+
+async def test_a_connection_that_is_cut_after_the_session_is_gone_opens_another(visit, server, cut_ways):
+    async with visit() as page, cut_ways(page) as ways:
+        await start(page)
+        await page.evaluate(NOTE_STATES)
+        ways.cut()
+        page.excused.append("404")
+        async with aiohttp.ClientSession() as http:
+            await http.delete(f"{server}/sessions/{page.sessions[0]}")
+        await page.wait_for_function("'connected' in states", timeout=STREAM_MS)
+        assert "The server has not kept the session. Trying again in" in await page.evaluate("states.waiting")
+        await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
+        assert page.sessions[-1] != page.sessions[0]
+        assert (await ask(page, server))["resumed"] == 0
 
 
 async def test_a_full_server_is_asked_again_when_it_said(visit):
