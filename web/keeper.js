@@ -1,6 +1,6 @@
 /** Keeps a session open: waits for a warm model, counts refusals down, resumes or opens anew with back-off. Knows no page. */
 
-import { askReady, getIceServers, ServerError } from "./api.js";
+import { askReady, ServerError } from "./api.js";
 import { Session, SessionEnd } from "./session.js";
 
 const LONGEST_WAIT = 15;
@@ -57,8 +57,7 @@ export class Keeper {
   /** One connection from start to end; answers why it ended. */
   async #once(request, signal) {
     const { onReport, onStream } = this.events;
-    const iceServers = await getIceServers(signal);
-    const session = (this.session = new Session({ onReport, onStream, iceServers }));
+    const session = (this.session = new Session({ onReport, onStream }));
     let problem;
     try {
       await (this.lost ? this.#resume(session, request(), signal) : this.#open(session, request, signal));

@@ -1,6 +1,6 @@
 /** One session: a peer connection to the server, from offer to DELETE. Knows no page, and never tries twice. */
 
-import { deleteSession, openSession, patchSession } from "./api.js";
+import { deleteSession, getIceServers, openSession, patchSession } from "./api.js";
 import { FPS } from "./sources.js";
 
 const GATHER_MS = 2000;
@@ -17,9 +17,9 @@ export class SessionEnd extends Error {
 
 export class Session {
   /** `onReport(report)` gets each chunk's report, `onStream(stream)` the restored video. */
-  constructor({ onReport, onStream, iceServers = [] }) {
+  constructor({ onReport, onStream }) {
     this.id = null;
-    this.pc = new RTCPeerConnection({ iceServers, bundlePolicy: "max-bundle" });
+    this.pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
     this.ended = new Promise((resolve) => (this.end = resolve));
     this.pc.addEventListener("track", ({ track }) => onStream(new MediaStream([track])));
     this.channel = this.pc.createDataChannel("report");
@@ -32,6 +32,7 @@ export class Session {
    * that lost its connection. Throws ServerError.
    */
   async open(stream, request, signal) {
+    this.pc.setConfiguration({ ...this.pc.getConfiguration(), iceServers: await getIceServers(signal) });
     this.#send(stream, request.size, request.panels.length);
     await this.pc.setLocalDescription();
     await gathered(this.pc);
