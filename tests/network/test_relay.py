@@ -97,12 +97,12 @@ async def test_a_wrong_login_gives_no_address_and_the_client_is_told(avis, turn)
     """The library says nothing of a refusal; the session would wait for a connection that cannot come."""
     async with turn("--lt-cred-mech", "--user=avis:north") as port:
         servers = [f"turn:127.0.0.1:{port}?transport=udp"]
-        async with avis(ice_servers=servers, ice_relay=True, ice_username="avis", ice_credential="south") as url:
-            async with ClientSession() as http:
-                pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-                pc.addTrack(Camera())
-                await pc.setLocalDescription(await pc.createOffer())
-                body = {"sdp": pc.localDescription.sdp, "type": "offer", "size": "128x96"}
-                async with http.post(f"{url}/sessions", json=body) as reply:
-                    assert reply.status == 503 and (await reply.json())["error"]["code"] == "no_port"
-                await pc.close()
+        settings = {"ice_relay": True, "ice_username": "avis", "ice_credential": "south"}
+        async with avis(ice_servers=servers, **settings) as url, ClientSession() as http:
+            pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+            pc.addTrack(Camera())
+            await pc.setLocalDescription(await pc.createOffer())
+            body = {"sdp": pc.localDescription.sdp, "type": "offer", "size": "128x96"}
+            async with http.post(f"{url}/sessions", json=body) as reply:
+                assert reply.status == 503 and (await reply.json())["error"]["code"] == "no_port"
+            await pc.close()
