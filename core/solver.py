@@ -159,11 +159,14 @@ class Solver:
         return self._finish(op, y, x, x_init, guided, after, config, stage)
 
     def _skip(self, x_init: Tensor, state: StreamState, stage: Stage) -> StreamState:
-        """The state when a chunk passes the model by: ungrounded, and with codec memories even at a stream's start."""
+        """The state when a chunk passes the model by: ungrounded, and with codec memories even at a stream's start.
+
+        There they are those of a stream that begins with the chunk's last frame, which is a ninth of the work.
+        """
         if state.encoder is not None:
             return replace(state, grounded=False)
         with stage("encode"):
-            z, encoder = self.codec.encode(x_init, None)
+            z, encoder = self.codec.encode(x_init[-1:], None)
         with stage("decode"):
             _, decoder = self.codec.decode(z, None)
         return replace(state, encoder=encoder, decoder=decoder, grounded=False)

@@ -70,6 +70,15 @@ def test_every_rung_may_follow_every_other_from_the_first_chunk_on(engine):
     assert all(np.ptp(result.panels) > 0 for result in results)
 
 
+def test_a_stream_that_opens_on_x_init_works_on_one_frame_only(engine, monkeypatch):
+    """A device too slow for the model was kept for seconds by the codec, on nine frames that nobody would see."""
+    seen = []
+    encode = engine.solver.codec.encode
+    monkeypatch.setattr(engine.solver.codec, "encode", lambda x, memory: seen.append(len(x)) or encode(x, memory))
+    run(engine, "a", rungs=("x_init", "x_init", "full"))
+    assert seen == [1, 12, 12, 12]
+
+
 def test_a_stream_costs_the_same_memory_however_long_it_lives(engine):
     engine.open("a", SR, "simulate", H, W)
     engine.step("a", CHUNKS[0], SR, SolverConfig())
