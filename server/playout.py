@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import ceil, floor
 from typing import Generic, TypeVar
@@ -18,8 +19,9 @@ class Playout(Generic[F]):
     """Frames on an absolute clock: source slot n leaves in output slot n + delay, at origin + slot / fps.
 
     `delay` grows by whole slots when a chunk comes late (an underrun) and shrinks, a frame dropped for each,
-    when for a while every chunk came earlier than it need. Output timestamps are output slots, so a receiver
-    sees an even pace whatever happens here.
+    when for a while every chunk came earlier than it need. What an underrun after a pause of the source added is
+    won back at once, by leaving out frames that only stood in for the pause. Output timestamps are output slots,
+    so a receiver sees an even pace whatever happens here.
     """
 
     fps: float
@@ -47,15 +49,20 @@ class Playout(Generic[F]):
     _margins: deque[tuple[float, float]] = field(default_factory=deque)
     """arrival and earliness in slots of each chunk within the window"""
     _since_drop: int = 0
+    _standing: set[int] = field(default_factory=set)
+    """source slots in the queue whose frames only stand in for a pause"""
+    _owed: int = 0
+    """slots that underruns added to `delay` while such frames were there"""
 
     @property
     def waiting(self) -> int:
         return len(self._queue)
 
-    def put(self, frames: list[tuple[int, F]], now: float) -> list[F]:
+    def put(self, frames: list[tuple[int, F]], now: float, standing: Collection[int] = ()) -> list[F]:
         """Queues frames with their source slots; returns what is dropped: too late, or for want of room.
 
-        A chunk may come after the one that follows it, as long as that has not left.
+        A chunk may come after the one that follows it, as long as that has not left. `standing` are the slots of
+        frames that repeat the one before while the source paused.
         """
         dropped = [frame for slot, frame in frames if slot <= self._last]
         frames = [(slot, frame) for slot, frame in frames if slot > self._last]
@@ -70,14 +77,18 @@ class Playout(Generic[F]):
             late = ceil(-margin) + SLACK
             self.underruns += 1
             self._delay += late
+            self._owed += late
             self._margins.clear()
             margin += late
         self._margins.append((now, margin))
+        self._standing = {slot for slot in self._standing if slot > self._last}.union(standing)
+        self._owed = self._owed if self._standing else 0
         self._queue = deque(sorted([*self._queue, *frames], key=lambda entry: entry[0]))
         excess = [self._queue.popleft()[1] for _ in range(len(self._queue) - self.capacity)]
         self.late += len(excess)
         # The rest leaves that much earlier; else, with a delay longer than the queue, nothing would ever be due.
         self._delay -= len(excess)
+        self._owed = max(0, self._owed - len(excess))
         self._margins = deque((when, margin - len(excess)) for when, margin in self._margins)
         return dropped + excess
 
@@ -97,7 +108,7 @@ class Playout(Generic[F]):
         self._last = slot
         output = slot + self._delay
         self.played += 1
-        dropped += self._catch_up(now)
+        dropped += self._skip_standing() or self._catch_up(now)
         return output, frame, dropped
 
     def _drop_late(self, now: float) -> list[F]:
@@ -109,7 +120,7 @@ class Playout(Generic[F]):
         return dropped
 
     def _catch_up(self, now: float) -> list[F]:
-        """Drops the next frame, and leaves the rest a slot earlier, while chunks come too early."""
+        """Drops the next frame while chunks come too early."""
         while self._margins and now - self._margins[0][0] > self.window:
             self._margins.popleft()
         self._since_drop += 1
@@ -119,10 +130,22 @@ class Playout(Generic[F]):
         if min(margin for _, margin in self._margins) <= self.preroll * self.fps + SLACK:
             return []
         self._since_drop = 0
+        return [self._skip()]
+
+    def _skip_standing(self) -> list[F]:
+        """Drops the frames that come next and only stand in for a pause, as many as the pause has cost."""
+        dropped: list[F] = []
+        while self._owed > 0 and self._queue and self._queue[0][0] in self._standing:
+            self._owed -= 1
+            dropped.append(self._skip())
+        return dropped
+
+    def _skip(self) -> F:
+        """Drops the next frame, and leaves the rest a slot earlier."""
         self._delay -= 1
         self.caught_up += 1
         self._margins = deque((when, margin - 1) for when, margin in self._margins)
-        return [self._queue.popleft()[1]]
+        return self._queue.popleft()[1]
 
     def _slot(self, now: float) -> float:
         assert self._origin is not None, "no frame was put yet"

@@ -50,6 +50,8 @@ OUTPUT_FRAMES = 4
 MASKED = 0.5
 """share of a chunk's frames that may be lost and masked. Beyond, the rest does not hold them: a standing picture was
 nearer to the truth (8 of 9 lost, two clips, super-resolution and temporal average: by 0.7 to 1.2 dB)"""
+STANDING = 0.25
+"""seconds of repeated frames in a row that are a pause of the source, and no source that is slow"""
 LOG_TICKS = 40
 """quarters of a second between log lines about what was lost"""
 CLOSE_TIMEOUT = 10.0
@@ -95,6 +97,8 @@ class Arrival:
     gap: bool = False
     lost: bool = False
     """it never came: `picture` is the frame before it"""
+    stands: bool = False
+    """it repeats the frame before it, as do the others of a pause"""
 
 
 @dataclass
@@ -356,8 +360,9 @@ class Session:
         if sample.slot is None:
             self.figures.dropped["rate"] += 1
             return
+        stands = sample.repeats > STANDING * self.config.fps
         for slot in range(sample.slot - sample.repeats, sample.slot):
-            self._queue(Arrival(slot, timestamp, now, self._held or picture, lost=lost))
+            self._queue(Arrival(slot, timestamp, now, self._held or picture, lost=lost, stands=stands))
         self.figures.frames_lost += sample.repeats if lost else 0
         self.figures.frames_repeated += 0 if lost else sample.repeats
         self._queue(Arrival(sample.slot, timestamp, now, picture, sample.gap))
@@ -438,6 +443,7 @@ class Session:
             submitted=now,
             lost=lost,
             masked=() if frozen else lost,
+            standing=tuple(arrival.slot for arrival in arrivals if arrival.stands and (frozen or not arrival.lost)),
         )
         job = Job(
             self.id,
@@ -516,7 +522,7 @@ class Session:
                 (slot, Outgoing(picture, arrival, chunk))
                 for slot, arrival, picture in zip(work.slots, work.arrivals, pictures, strict=True)
             ]
-            self.restored.put(frames)
+            self.restored.put(frames, work.standing)
 
     async def _pictures(self, job: Job, restoration: Restoration | None) -> list[VideoFrame]:
         loop, work = asyncio.get_running_loop(), job.context

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -45,9 +45,9 @@ class RestoredTrack(MediaStreamTrack):
         self._on_dropped = on_dropped
         self._changed = asyncio.Event()
 
-    def put(self, frames: list[tuple[int, Outgoing]]) -> None:
-        """Queues frames with their slots."""
-        for frame in self.playout.put(frames, asyncio.get_running_loop().time()):
+    def put(self, frames: list[tuple[int, Outgoing]], standing: Collection[int] = ()) -> None:
+        """Queues frames with their slots; those in the slots `standing` repeat the one before through a pause."""
+        for frame in self.playout.put(frames, asyncio.get_running_loop().time(), standing):
             self._on_dropped(frame)
         self._changed.set()
 

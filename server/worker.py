@@ -56,6 +56,8 @@ class Work:
     """indices of frames that the way lost; in their place lies the frame before"""
     masked: tuple[int, ...] = ()
     """those of them that the operator does not measure"""
+    standing: tuple[int, ...] = ()
+    """slots of frames that repeat the one before them while nothing came for a while"""
 
 
 @dataclass(frozen=True)

@@ -148,3 +148,43 @@ def test_a_delay_longer_than_the_queue_does_not_stop_the_playout():
         playout.put([(12 * chunk + i, i) for i in range(12)], now)
     assert playout.played > 0.8 * 40 * 12
     assert left == sorted(set(left))
+
+
+@pytest.mark.parametrize("pause", [0.8, 1.5, 1.9])
+def test_a_pause_of_the_source_costs_no_latency_beyond_the_frames_that_stood_in_for_it(pause):
+    """It cost as much latency as it was long, and ten seconds to win that back."""
+    playout, waiting, arrival = Playout(FPS), [], {}
+    paused = range(30, 30 + round(pause * FPS))
+    for k in range(20):
+        slots = range(12 * k, 12 * k + 12)
+        came = [paused.stop / FPS if slot in paused else slot / FPS for slot in slots]
+        arrival |= dict(zip(slots, came, strict=True))
+        waiting.append((came[-1] + 0.3, slots))
+    latency, now = {}, 0.0
+    while now < 16:
+        while waiting and waiting[0][0] <= now:
+            _, slots = waiting.pop(0)
+            playout.put([(n, n) for n in slots], now, standing=[n for n in slots if n in paused])
+        while (taken := playout.take(now)) is not None:
+            latency[taken[1]] = now - arrival[taken[1]]
+        now += 1 / 64
+    shown = [slot for slot in latency if slot not in paused]
+    assert shown == [n for n in range(len(shown) + len(paused)) if n not in paused], "every frame that came is shown"
+    before = max(latency[slot] for slot in range(24))
+    after = max(latency[slot] for slot in shown if slot >= paused.stop + 12)
+    assert after <= before + 2 / FPS
+    assert playout.caught_up <= len(paused)
+
+
+def test_what_a_late_device_cost_is_not_won_back_from_a_pause():
+    arrivals = steady(8)
+    arrivals[5] += 0.4
+    playout, waiting, played, now = Playout(FPS, window=100), list(enumerate(arrivals)), [], 0.0
+    while now < 9:
+        while waiting and waiting[0][1] <= now:
+            k, _ = waiting.pop(0)
+            playout.put([(12 * k + n, 12 * k + n) for n in range(12)], now, range(84, 90) if k == 7 else ())
+        while (taken := playout.take(now)) is not None:
+            played.append(taken[1])
+        now += 1 / 64
+    assert playout.underruns == 1 and played == list(range(96))

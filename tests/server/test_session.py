@@ -420,6 +420,14 @@ async def test_a_paused_source_goes_on_where_time_is_and_its_pause_is_a_gap(make
     assert host.jobs[1].context.gap
 
 
+async def test_frames_that_stand_in_for_a_pause_are_told_to_the_playout_and_those_of_a_slow_source_are_not(make):
+    _, host, source, _ = make()
+    source.send(*range(9), 9, 12, 15, 21)
+    await until(lambda: len(host.jobs) == 2)
+    assert host.jobs[1].context.slots == tuple(range(9, 21))
+    assert host.jobs[1].context.standing == tuple(range(16, 21))
+
+
 async def test_a_gap_after_chunks_that_still_wait_for_the_device_is_told_to_the_chunk_behind_it(make):
     """It was told to whichever chunk came to the device next, or to none when that was the opening one."""
     session, host, source, _ = make(operator=TemporalAverage())
