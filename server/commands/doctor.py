@@ -19,7 +19,7 @@ from rich.table import Table
 from core.bench import moving_scene
 from core.engine import Engine
 from core.errors import UsageError
-from core.models import MODELS, load
+from core.models import MODELS
 from core.operators import SuperResolution
 from core.solver import SolverConfig
 from server.commands import options
@@ -41,8 +41,7 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="tiny", help="the model that is tried on one chunk (default: tiny)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    options.add_model_arguments(parser)
     options.add_json_argument(parser)
 
 
@@ -136,7 +135,7 @@ def models() -> list[Finding]:
 def restoring(args: argparse.Namespace) -> list[Finding]:
     """Loads a model and restores one small chunk with it."""
     try:
-        model = load(args.model, "pretrained", args.device)
+        model = options.load_model(args)
     except (UsageError, FileNotFoundError) as error:
         return [Finding("restoring", "fault", str(error))]
     engine, operator = Engine(model), SuperResolution()

@@ -1,0 +1,22 @@
+import json
+
+from server import cli
+
+
+def findings(capsys, *arguments):
+    code = cli.main(["doctor", "--device", "cpu", "--json", "-", *arguments])
+    report = json.loads(capsys.readouterr().out)
+    return code, report["ok"], {finding["name"]: finding for finding in report["findings"]}
+
+
+def test_a_model_is_tried_on_a_chunk(capsys):
+    code, fit, found = findings(capsys)
+    assert (code == 0) == fit
+    assert found["restoring"]["state"] == "ok"
+    assert "tiny on cpu" in found["restoring"]["words"]
+
+
+def test_a_model_without_its_weights_is_a_fault_that_names_the_command(capsys, tmp_path):
+    code, fit, found = findings(capsys, "--model", "wan2.1-1.3b", "--model.folder", str(tmp_path))
+    assert (code, fit, found["restoring"]["state"]) == (1, False, "fault")
+    assert "avis weights fetch taehv" in found["restoring"]["words"]
