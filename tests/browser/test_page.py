@@ -214,6 +214,18 @@ async def test_a_phone_needs_no_sideways_scrolling(running):
     await page.set_viewport_size({"width": 1280, "height": 900})
 
 
+@pytest.mark.parametrize("width", [1280, 900, 360])
+async def test_the_words_of_every_button_fit_into_it(running, width):
+    """The last size stuck out of its box."""
+    await running.set_viewport_size({"width": width, "height": 900})
+    beyond = await running.evaluate(
+        """[...document.querySelectorAll(".segments, .segments span, .tiles span, .tools button")]
+            .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.textContent.trim())"""
+    )
+    await running.set_viewport_size({"width": 1280, "height": 900})
+    assert beyond == []
+
+
 async def test_a_new_operator_is_acknowledged_and_used(running, server):
     page = running
     await page.select_option("#operator", "inpainting")
