@@ -187,5 +187,5 @@ class KVCache:
         if ring.sink_keys is None:
             ring.sink_keys = stored.clone()
         time = axis_pairs(spec.head_dim)[0]
-        turn = angles(torch.tensor([slid], device=stored.device), time)[0]
+        turn = angles(torch.full((1,), slid, device=stored.device), time)[0]
         stored[..., : 2 * time] = rotate(ring.sink_keys[..., : 2 * time], turn.cos().float(), turn.sin().float())

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.config import Config
+from core.constants import constant
 
 Memory = tuple[Tensor, ...]
 """What the layers keep of the frames so far, in the order they are called"""
@@ -281,14 +282,14 @@ class WanVAE(nn.Module):
             memory = past.memory()
         mean = pointwise(self.conv1, torch.cat(parts))[:, : self.config.channels]
         assert memory is not None
-        return (mean.float() - self._statistic("mean", x)) / self._statistic("std", x), memory
+        return (mean.float() - channelwise(self.config.mean, x.device)) / channelwise(self.config.std, x.device), memory
 
     @torch.inference_mode()
     def decode(self, z: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """Normalised latents [L, C, h, w] to frames [T, 3, 8h, 8w] in float32, about [-1, 1], and the next memory."""
         if z.ndim != 4 or z.shape[1] != self.config.channels or not len(z):
             raise ValueError(f"expected latents [L, {self.config.channels}, h, w], found {tuple(z.shape)}")
-        z = z.float() * self._statistic("std", z) + self._statistic("mean", z)
+        z = z.float() * channelwise(self.config.std, z.device) + channelwise(self.config.mean, z.device)
         z = pointwise(self.conv2, self._enter(z))
         parts = []
         for part in pieces(len(z), 0, 1, budget(z) // (4 * 64 * z.shape[-2] * z.shape[-1])):
@@ -312,9 +313,6 @@ class WanVAE(nn.Module):
     def _enter(self, x: Tensor) -> Tensor:
         return x.to(self.conv1.weight.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _statistic(self, name: Literal["mean", "std"], like: Tensor) -> Tensor:
-        return torch.tensor(getattr(self.config, name), device=like.device)[:, None, None]
-
     @staticmethod
     def _check_frames(x: Tensor, memory: Memory | None) -> None:
         extra = 0 if memory else 1
@@ -322,6 +320,12 @@ class WanVAE(nn.Module):
             raise ValueError(f"expected frames [T, 3, H, W] with H and W multiples of 8, found {tuple(x.shape)}")
         if len(x) <= 0 or len(x) % 4 != extra:
             raise ValueError(f"expected {extra} + 4n frames {'later' if memory else 'first'}, found {len(x)}")
+
+
+@constant(8)
+def channelwise(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One number a channel, [C, 1, 1], kept on its device: making it there anew each time would wait for it."""
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def budget(x: Tensor) -> int:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from core.bench import moving_scene
 from core.engine import Engine
@@ -10,9 +11,9 @@ from core.errors import UsageError
 from core.model_settings import WanConfig
 from core.models import Model, load, wan
 from core.models.dit import CausalDiT, DiTConfig
-from core.models.taehv import TAEHVConfig
+from core.models.taehv import TAEHV, TAEHVConfig
 from core.models.wan import WanDenoiser, build_codec, randomise
-from core.models.wan_vae import WanVAEConfig
+from core.models.wan_vae import WanVAE, WanVAEConfig
 from core.operators import SuperResolution, TemporalAverage
 from core.solver import SolverConfig
 
@@ -87,6 +88,38 @@ def test_a_stream_costs_the_same_memory_however_long_it_lives(engine):
     for frames in CHUNKS[2:]:
         engine.step("a", frames, SR, SolverConfig())
         assert engine.session_bytes("a") == held
+
+
+class FromHost(TorchFunctionMode):
+    """Counts tensors made of Python numbers: on a GPU each is a copy that the host waits for."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.tensor, torch.as_tensor)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_tensor_made_of_numbers_is_seen():
+    with FromHost() as mode:
+        torch.tensor([1.0], device="meta") + torch.full((1,), 2.0, device="meta")
+    assert mode.count == 1
+
+
+@pytest.mark.parametrize("module, config", [(TAEHV, TAEHVConfig()), (WanVAE, WanVAEConfig())])
+def test_a_steady_step_brings_no_numbers_from_the_host(module, config):
+    """With a sink, whose keys turn with every chunk."""
+    with torch.device("meta"), torch.inference_mode():
+        codec, dit = module(config), CausalDiT(DIT)
+        denoiser = WanDenoiser(dit, dit.context(torch.zeros(1, DIT.text_dim)), window=9, sink=3)
+        cache, encoder, decoder = denoiser.new_cache(H, W), None, None
+        for index in range(5):
+            with FromHost() as mode:
+                z, encoder = codec.encode(torch.zeros(12 if index else 9, 3, H, W), encoder)
+                z = denoiser(z, 0.1, cache)
+                cache = denoiser.update_cache(z, cache)
+                _, decoder = codec.decode(z, decoder)
+    assert mode.count == 0
 
 
 def test_a_random_model_may_have_fewer_layers_and_the_published_one_not(tmp_path):
