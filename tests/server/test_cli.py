@@ -80,3 +80,22 @@ def test_serve_takes_every_plain_setting_as_an_option(capsys):
 def test_serve_refuses_a_wrong_setting_before_it_starts(capsys):
     assert cli.main(["serve", "--port", "http"]) == 2
     assert "port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--model.window", "7"], "setting of model wan2.1-1.3b, window: Input should be a multiple of 3, found '7'"),
+        (["--codec", "jpeg"], "model wan2.1-1.3b has no codec 'jpeg'; it has taehv, wan-vae"),
+    ],
+)
+def test_serve_refuses_a_wrong_setting_of_the_model_before_it_starts(capsys, arguments, sentence):
+    assert cli.main(["serve", "--model", "wan2.1-1.3b", *arguments]) == 2
+    assert capsys.readouterr().err == f"avis: {sentence}\n"
+
+
+def test_every_command_that_loads_a_model_takes_its_settings(capsys):
+    for name in ("serve", "restore", "eval", "bench", "doctor"):
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        assert "--model.window" in capsys.readouterr().out, name

@@ -1,6 +1,7 @@
 import pytest
 
 from core.errors import UsageError
+from server.sessions import worker_config
 from server.settings import device_environment, parse_size, read_settings
 
 
@@ -54,3 +55,10 @@ def test_the_device_inherits_the_environment_and_sleeps_while_it_waits(monkeypat
     environment = device_environment()
     assert environment["SOMETHING"] == "1"
     assert environment["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_settings_of_the_model_come_from_file_and_command_line_and_reach_the_device(tmp_path):
+    file = tmp_path / "avis.toml"
+    file.write_text('model = "wan2.1-1.3b"\n[model_settings]\nwindow = 9\nsink = 3\n')
+    settings = read_settings(file, model_settings={"window": "12"})
+    assert worker_config(settings).options.model_settings == {"window": "12", "sink": 3}
