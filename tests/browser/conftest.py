@@ -118,7 +118,7 @@ class Way(asyncio.DatagramProtocol):
 
 
 class Ways:
-    """Gives every connection of a page its own way; `cut()` cuts those there are."""
+    """Gives every connection of a page its own way; `cut()` cuts those there are, `mend()` mends them."""
 
     def __init__(self):
         self.ways = []
@@ -126,6 +126,10 @@ class Ways:
     def cut(self):
         for way in self.ways:
             way.open = False
+
+    def mend(self):
+        for way in self.ways:
+            way.open = True
 
     def close(self):
         for way in self.ways:
