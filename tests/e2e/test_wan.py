@@ -73,7 +73,8 @@ async def test_a_model_that_is_far_too_slow_holds_to_the_measurement_and_keeps_i
         assert 3 * (await models(url))["chunk_seconds"]["128x96"] > 1.5, "too fast a machine: take more layers"
         found = await reports(url, lambda found: len(on_rung("x_init", found)) >= 5, 90, 256, 144, fps=16)
         assert len(on_rung("x_init", found)) >= 5
-        assert {report["rung"] for report in found} <= {"x_init", "passthrough"}
+        through_the_model = [report for report in found if report["rung"] not in ("x_init", "passthrough")]
+        assert len(through_the_model) <= 1, "a device that was passed by for long is tried again"
         assert sessions.worker.restarts == 0
 
 
