@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.chunks import ChunkSpec
-from core.memory import tensor_bytes
+from core.memory import tensor_bytes, tensors
 from core.metrics import psnr
 from core.models import Model
 from core.operators import Operator
@@ -128,6 +128,15 @@ class Engine:
     def session_bytes(self, stream_id: str) -> int:
         """Bytes of the tensors that a stream carries from chunk to chunk."""
         return tensor_bytes(self._streams[stream_id])
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when a stream reaches memory of another."""
+        owners: dict[int, str] = {}
+        for stream_id, stream in self._streams.items():
+            for tensor in tensors(stream):
+                if tensor.untyped_storage().nbytes():
+                    owner = owners.setdefault(tensor.untyped_storage().data_ptr(), stream_id)
+                    assert owner == stream_id, f"streams {owner} and {stream_id} share memory"
 
     def _check(self, stream: _Stream, frames: Pixels, operator: Operator) -> None:
         height, width = stream.height, stream.width

@@ -6,8 +6,7 @@ Memory alone is the wrong signal: a device with half of its memory free may have
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import exp, log
 from statistics import fmean
@@ -205,6 +204,11 @@ class Admission:
     def set_rung(self, session_id: str, rung: Rung) -> None:
         """A session went up or down its ladder."""
         self._open[session_id].rung = rung
+
+    @property
+    def ids(self) -> set[str]:
+        """The sessions that are counted."""
+        return set(self._open)
 
     def load(self, now: float) -> float:
         """Fraction of the device's time that the open sessions take on the rungs they are on."""

@@ -86,6 +86,7 @@ class Device:
             case Close():
                 return self._close(request.stream_id)
             case Ping():
+                self.engine.check_integrity()
                 return Done()
 
     def _open(self, request: Open) -> Reply:

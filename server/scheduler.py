@@ -101,6 +101,11 @@ class Scheduler:
         lane.late += now > job.deadline
         return job
 
+    @property
+    def ids(self) -> set[str]:
+        """The sessions that have a queue."""
+        return set(self._lanes)
+
     def waiting(self, session_id: str | None = None) -> int:
         """Jobs that wait, of one session or of all."""
         lanes = self._lanes.values() if session_id is None else [self._lanes[session_id]]

@@ -176,6 +176,15 @@ class Sessions:
             totals.absorb(figures)
         return totals
 
+    def check_integrity(self) -> None:
+        """Raises AssertionError when one part still holds a session that another has let go, or the reverse."""
+        self.scheduler.check_integrity()
+        reserved = set(self._workloads)
+        assert set(self._open) <= reserved, "a session is open that has no place"
+        assert self.admission.ids == reserved, f"admission counts {self.admission.ids}, the places are {reserved}"
+        assert self.scheduler.ids == reserved, f"the scheduler serves {self.scheduler.ids}, the places are {reserved}"
+        assert set(self._phases) == reserved, "a session has a phase and no place"
+
     def __len__(self) -> int:
         return len(self._open)
 

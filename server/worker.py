@@ -263,12 +263,20 @@ class Worker:
                 await self._idle(device)
 
     async def _idle(self, device: Device) -> None:
-        """Waits for something to do, and now and then asks whether the device still lives."""
+        """Waits for something to do, and now and then uses the time to see whether all is as it must be."""
         try:
             async with asyncio.timeout(self.config.ping_every):
                 await self._wake.wait()
         except TimeoutError:
-            await device.request(Ping(), self.config.least_patience)
+            await self._examine(device)
+
+    async def _examine(self, device: Device) -> None:
+        """Asks the device whether it lives and its streams are sound. What is not is lost, and built anew."""
+        try:
+            self._scheduler.check_integrity()
+        except AssertionError as error:
+            raise DeviceLost(f"the scheduler is not sound: {error}") from error
+        await device.request(Ping(), self.config.least_patience)
 
     async def _restore(self, device: Device, job: Job) -> None:
         started = self._now()

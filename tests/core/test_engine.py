@@ -159,3 +159,24 @@ def test_an_opening_chunk_of_lost_frames_is_refused_and_the_stream_lives(engine,
     with pytest.raises(ValueError, match="every frame of the opening chunk is lost"):
         engine.step("a", frames[:9], SuperResolution(), CONFIG, lost=tuple(range(9)))
     assert engine.step("a", frames[:9], SuperResolution(), CONFIG).guided
+
+
+def test_streams_are_sound_whatever_they_went_through(engine, frames):
+    operator = SuperResolution()
+    for stream in "ab":
+        engine.open(stream, operator, "simulate", H, W)
+        for start, end in ((0, 9), (9, 21)):
+            engine.step(stream, frames[start:end], operator, CONFIG)
+    engine.check_integrity()
+    engine.close("a")
+    engine.check_integrity()
+
+
+def test_a_stream_that_reaches_anothers_memory_is_found(engine, frames):
+    operator = SuperResolution()
+    for stream in "ab":
+        engine.open(stream, operator, "simulate", H, W)
+        engine.step(stream, frames[:9], operator, CONFIG)
+    engine._streams["b"].state = engine._streams["a"].state
+    with pytest.raises(AssertionError, match="streams a and b share memory"):
+        engine.check_integrity()

@@ -224,7 +224,7 @@ async def test_a_client_that_vanishes_is_let_go(server):
     await peer.until(lambda: len(peer.numbers) > 5)
     await peer.vanish()
     await peer.until(lambda: len(sessions) == 0, 5)
-    sessions.scheduler.check_integrity()
+    sessions.check_integrity()
     status, body = await peer.report()
     assert (status, body["error"]["code"]) == (404, "no_session")
 

@@ -116,3 +116,15 @@ def test_warm_up_measures_a_later_chunk_and_leaves_no_stream(engine):
     for _ in range(2):
         assert 0 < warm_up(engine, SolverConfig(num_steps=1), (WIDTH, HEIGHT)).seconds < 60
     assert not engine._streams
+
+
+def test_a_ping_finds_streams_that_are_not_sound(device):
+    device, memories = device
+    for stream in "ab":
+        memory, _ = opened(device, memories, stream)
+        stepped(device, memory, stream, pictures(9))
+        memory.close()
+    assert device.answer(Ping()) == Done()
+    device.engine._streams["b"].state = device.engine._streams["a"].state
+    with pytest.raises(AssertionError, match="share memory"):
+        device.answer(Ping())

@@ -59,6 +59,7 @@ async def http():
         await sessions.worker.settled()
         client.sessions = sessions
         yield client
+        sessions.check_integrity()
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ async def test_a_session_is_opened_asked_changed_and_ended(http, offer):
     await refused(await http.patch(url, json={}), 404)
     assert len(http.sessions) == 0
     assert http.sessions.admission._open == {}
-    http.sessions.scheduler.check_integrity()
+    http.sessions.check_integrity()
 
 
 @pytest.mark.parametrize("body", GARBAGE, ids=lambda body: repr(body[:10]))

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from collections import deque
 
 import numpy as np
 import pytest
@@ -242,6 +243,27 @@ async def test_the_worker_ends_its_device_when_it_is_cancelled_in_a_chunk():
         r.submit("a", 0)
         await r.until(lambda: r.worker._job is not None)
     assert r.started[0].lost
+
+
+async def test_an_idle_worker_finds_what_is_not_sound_and_builds_it_anew():
+    async with running(FAST, FAST, config=WorkerConfig(ping_every=0.02)) as r:
+        await r.until(lambda: r.worker.state == "ready")
+        await asyncio.sleep(0.1)
+        assert len(r.started) == 1, "a sound worker was taken for a broken one"
+        r.scheduler._lanes["a"].queue = BrokenQueue()
+        await r.until(lambda: r.listener.lost)
+        r.scheduler._lanes["a"].queue = deque()
+        await r.until(lambda: len(r.started) == 2 and r.worker.state == "ready")
+
+
+class BrokenQueue(deque):
+    """Says that it is empty, and holds a job of somebody else."""
+
+    def __bool__(self):
+        return False
+
+    def __iter__(self):
+        return iter([Job("b", Chunk(0, []), 0.0)])
 
 
 def test_backoff_grows_to_a_bound_and_starts_anew_after_a_success():
