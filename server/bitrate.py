@@ -1,4 +1,7 @@
-"""How many bits per second a restored picture deserves, and when an encoder follows its receiver. Pure."""
+"""How many bits per second a restored picture deserves, when an encoder follows its receiver, how packets are spread.
+
+Pure: time is an argument.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ REFERENCE_PIXELS = 832 * 480 * 16
 """pixels per second at which `REFERENCE_BPS` gives above 40 dB of PSNR"""
 REFERENCE_BPS = 2_000_000
 LEAST_BPS = 200_000
+SHORT_WAY = 0.1
+"""seconds there and back; with a full queue on it, no way is short"""
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,9 @@ class RateFollower:
     def lose(self, share: float) -> None:
         """Takes the share of packets that the receiver missed lately: beyond a tenth, the way is too thin.
 
-        Smoothed, since a report covers a dozen packets: at 5 % many a one says 13 %.
+        Smoothed, since a report covers a dozen packets: at 5 % many a one says 13 %, but none says 30 %.
         """
-        self._loss += 0.4 * (share - self._loss)
+        self._loss += (0.4 if share < 0.3 else 1.0) * (share - self._loss)
         if self._loss > 0.1:
             self._estimate, self._binding = self.current * (1 - self._loss), 2
 
@@ -82,4 +87,58 @@ class RateFollower:
         ratio = wanted / self.current
         if free:
             return not 0.9 <= ratio <= 1.1
-        return (ratio < 0.8 and since >= 1.0) or (ratio > 1.4 and since >= 5.0)
+        return (ratio < 0.8 and since >= 0.5) or (ratio > 1.4 and since >= 5.0)
+
+
+@dataclass
+class Pacer:
+    """Spreads the packets of a large picture: sent in one burst, a key frame overflows the queue of a thin link."""
+
+    factor: float = 2.5
+    """how much faster than the encoder's rate packets leave"""
+    burst: int = 12_000
+    """bytes that may leave at once: an ordinary picture"""
+    _free: float = 0.0
+    _newest: int | None = None
+
+    def is_new(self, sequence: int) -> bool:
+        """Whether the packet of this 16-bit number goes out for the first time."""
+        new = self._newest is None or 0 < (sequence - self._newest) % (1 << 16) < 1 << 15
+        self._newest = sequence if new else self._newest
+        return new
+
+    def wait(self, size: int, bps: float, now: float) -> float:
+        """Seconds until a packet of `size` bytes may leave."""
+        rate = self.factor * max(bps, LEAST_BPS) / 8
+        self._free = max(self._free, now - self.burst / rate) + size / rate
+        return max(0.0, self._free - now)
+
+
+class Repeats:
+    """How often a packet that is asked for is sent again.
+
+    Not while the answer to the last request is on its way: behind a full queue, each answer came five times over.
+    Over a short way the second answer is sent twice, since a third would come too late for an even picture.
+    And at most a quarter of the rate is spent on it: who loses more needs a lower rate, not the same once more.
+    """
+
+    def __init__(self, limit: int = 1024):
+        self._limit = limit
+        self._sent: dict[int, float] = {}
+        self._budget, self._counted = 0.0, float("-inf")
+        """bytes that may be sent again, as of when"""
+
+    def copies(self, sequence: int, bps: float, round_trip: float, now: float) -> int:
+        before = self._sent.get(sequence)
+        allowance = 0.25 * max(bps, LEAST_BPS) / 8
+        self._budget = min(allowance, self._budget + allowance * (now - self._counted))
+        self._counted = now
+        if self._budget < 1200 or (before is not None and now - before < max(0.02, 0.8 * round_trip)):
+            return 0
+        self._sent.pop(sequence, None)
+        self._sent[sequence] = now
+        if len(self._sent) > self._limit:
+            del self._sent[next(iter(self._sent))]
+        copies = 2 if before is not None and round_trip < SHORT_WAY else 1
+        self._budget -= 1200 * copies
+        return copies

@@ -234,13 +234,20 @@ class FrameAssembler:
         self.demand_key_frame()
 
     def _note_recovery(self, missing: Missing | None, now: float) -> None:
-        """Counts a packet that was asked for; when that was once, its delay is the round trip (Karn)."""
+        """Counts a packet that was asked for, and learns the round trip from it.
+
+        Asked for once, its delay is the round trip (Karn). Asked again, it tells only when it comes too soon to
+        answer the latest request: then it answers an earlier one, and we ask too often.
+        """
         if missing is None or missing.asks == 0:
             return
         self.counters.recovered += 1
-        if missing.asks == 1:
-            sample = now - missing.asked
-            self._round_trip = sample if self._round_trip is None else 0.8 * self._round_trip + 0.2 * sample
+        known, delay = self._round_trip, now - missing.asked
+        if missing.asks > 1:
+            if known is not None and delay > 0.5 * known:
+                return
+            delay = now - missing.since
+        self._round_trip = delay if known is None else 0.8 * known + 0.2 * delay
 
     def _due(self, now: float) -> list[int]:
         """The packets to ask for (again) now."""

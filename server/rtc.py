@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -36,6 +37,7 @@ from aiortc import (
     RTCPeerConnection,
     RTCSessionDescription,
 )
+from aiortc import clock as rtp_clock
 from aiortc.codecs.base import Encoder
 from aiortc.codecs.vpx import Vp8Encoder as PacketizingEncoder
 from aiortc.mediastreams import VIDEO_TIME_BASE, convert_timebase
@@ -44,14 +46,14 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParamete
 from aiortc.rtcrtpreceiver import RemoteStreamTrack, RTCRtpReceiver
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
-from aiortc.rtp import RTP_HISTORY_SIZE, RtcpRrPacket, RtcpSrPacket, RtpPacket
+from aiortc.rtp import RTP_HISTORY_SIZE, RtcpRrPacket, RtcpSrPacket, RtpPacket, is_rtcp
 from av import CodecContext, VideoFrame
 from av.frame import Frame
 from av.video.frame import PictureType
 from pydantic import Field
 
 from core.config import Config
-from server.bitrate import RateFollower, bitrates
+from server.bitrate import Pacer, RateFollower, Repeats, bitrates
 from server.reception import (
     EncodedFrame,
     FrameAssembler,
@@ -68,6 +70,10 @@ from server.sdp import AnswerOptions, Fragment, Offer, OfferRefused, complete_an
 logger = logging.getLogger(__name__)
 
 KNOWN_VERSIONS = {"aiortc": "1.16.0", "aioice": "0.13.0"}
+
+
+LEAST_PAUSE = 0.002
+"""seconds; a shorter sleep costs more than it spreads"""
 
 
 def check_versions() -> None:
@@ -302,7 +308,7 @@ class VideoReceiver(BoundedReceiver):
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.01)
             await self._advance()
 
     def _on_decode_error(self) -> None:
@@ -487,7 +493,7 @@ def create_vp8_encoder(width: int, height: int, bps: int) -> av.VideoCodecContex
         "cpu-used": "-6",
         "deadline": "realtime",
         "lag-in-frames": "0",
-        "max-intra-rate": "400",
+        "max-intra-rate": "300",
         "noise-sensitivity": "0",
         "overshoot-pct": "15",
         "undershoot-pct": "100",
@@ -512,8 +518,12 @@ class History(dict[int, RtpPacket]):
             del self._sent[next(iter(self._sent))]
 
     def recall(self, sequence: int) -> None:
-        """Puts an older packet back where aiortc looks for it."""
+        """Puts an older packet back where aiortc looks for it, stamped as sent now.
+
+        Stamped as sent first, it came so late in the receiver's eyes that each repaired loss lowered the rate.
+        """
         if packet := self._sent.get(sequence):
+            packet.extensions.abs_send_time = rtp_clock.current_ntp_time() >> 14 & 0xFFFFFF
             super().__setitem__(sequence % RTP_HISTORY_SIZE, packet)
 
 
@@ -525,6 +535,8 @@ class VideoSender(RTCRtpSender):
         self._config = config
         self._history = History()
         self._RTCRtpSender__rtp_history: dict[int, RtpPacket] = self._history
+        self._pacer = Pacer()
+        self._repeats = Repeats()
         self._last_key = float("-inf")
         self._later: asyncio.TimerHandle | None = None
         self.retransmitted = 0
@@ -538,7 +550,15 @@ class VideoSender(RTCRtpSender):
         if parameters.codecs[0].name.upper() == "VP8" and self.encoder is None:
             clock = asyncio.get_running_loop().time
             self._RTCRtpSender__encoder: Encoder = VideoEncoder(self._config.fps, clock)
+        if isinstance(self.transport, GuardedDtls):
+            self.transport.paced[self._ssrc] = self._pace
         await super().send(parameters)
+
+    def _pace(self, sequence: int, size: int) -> float:
+        """Seconds that a packet has to wait; those that are sent again do not."""
+        if self.encoder is None or not self._pacer.is_new(sequence):
+            return 0.0
+        return self._pacer.wait(size, self.encoder.target_bitrate, asyncio.get_running_loop().time())
 
     async def _handle_rtcp_packet(self, packet: Any) -> None:
         if isinstance(packet, RtcpRrPacket | RtcpSrPacket) and self.encoder is not None:
@@ -558,9 +578,12 @@ class VideoSender(RTCRtpSender):
             self._later = loop.call_at(due, super()._send_keyframe)
 
     async def _retransmit(self, sequence_number: int) -> None:
-        self.retransmitted += 1
-        self._history.recall(sequence_number)
-        await super()._retransmit(sequence_number)
+        round_trip = self._RTCRtpSender__rtt or 0.0  # type: ignore[attr-defined]
+        now, bps = asyncio.get_running_loop().time(), self.encoder.target_bitrate if self.encoder else 0
+        for _ in range(self._repeats.copies(sequence_number, bps, round_trip, now)):
+            self.retransmitted += 1
+            self._history.recall(sequence_number)
+            await super()._retransmit(sequence_number)
 
 
 # --- sockets --------------------------------------------------------------------------------------
@@ -688,9 +711,20 @@ def shuffled(ports: range, seed: int) -> list[int]:
 
 
 class GuardedDtls(RTCDtlsTransport):
-    """A transport that a malformed packet of the peer does not end."""
+    """A transport that a malformed packet of the peer does not end, and that sends pictures no faster than they say."""
 
     malformed: int = 0
+
+    @cached_property
+    def paced(self) -> dict[int, Callable[[int, int], float]]:
+        """What says how long a packet waits, given its sequence number and size; by the stream's SSRC."""
+        return {}
+
+    async def _send_rtp(self, data: bytes) -> None:
+        pace = None if is_rtcp(data) else self.paced.get(int.from_bytes(data[8:12]))
+        if pace is not None and (pause := pace(int.from_bytes(data[2:4]), len(data))) > LEAST_PAUSE:
+            await asyncio.sleep(pause)
+        await super()._send_rtp(data)
 
     async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
         try:

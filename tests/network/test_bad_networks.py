@@ -84,7 +84,8 @@ async def call(seconds, **profile):
         for source, target in ((camera, server), (server, camera)):
             target.stdin.write((await line(source)).encode())
             await target.stdin.drain()
-        told = json.loads(await line(server)) | {"sent": json.loads(await line(camera))["sent"]}
+        told, sender = json.loads(await line(server)), json.loads(await line(camera))
+        told |= {name: sender.get(name) for name in ("sent", "retransmitted", "target_bps", "encoder_rebuilds")}
         print(profile, told)
         return told
     finally:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import RtpPacket
 from av import VideoFrame
 
 import server.rtc
@@ -508,11 +509,12 @@ def test_a_rate_that_wavers_does_not_rebuild_the_encoder():
 
 def test_a_packet_is_remembered_for_longer_than_the_library_does():
     history = History(limit=1024)
-    packets = [type("Packet", (), {"sequence_number": number})() for number in range(2000)]
+    packets = [RtpPacket(sequence_number=number) for number in range(2000)]
     for packet in packets:
         history[packet.sequence_number % 128] = packet
     history.recall(1100)
     assert history[1100 % 128] is packets[1100]
+    assert packets[1100].extensions.abs_send_time, "it says that it is sent now"
     history.recall(10)
     assert history[10] is not packets[10]
     assert len(history._sent) == 1024

@@ -1,0 +1,54 @@
+"""What leaves a sender follows the way that it has to go."""
+
+import pytest
+
+from server.bitrate import Pacer, RateFollower, Repeats, bitrates
+
+
+def test_a_large_picture_is_spread_and_an_ordinary_one_is_not():
+    pacer = Pacer()
+    ordinary = [pacer.wait(1200, 2_000_000, now=5.0) for _ in range(10)]
+    assert max(ordinary) < 1e-9
+    large = [pacer.wait(1200, 2_000_000, now=6.0) for _ in range(50)]
+    assert large == sorted(large) and large[-1] == pytest.approx(40 * 1200 * 8 / 5_000_000)
+    assert pacer.wait(1200, 2_000_000, now=7.0) == 0, "a pause is no debt"
+
+
+def test_packets_that_go_out_again_are_told_from_new_ones_over_the_wrap():
+    pacer = Pacer()
+    assert [pacer.is_new(n) for n in (65534, 65535, 65534, 0, 65535, 1, 1)] == [1, 1, 0, 1, 0, 1, 0]
+
+
+def test_a_packet_is_not_sent_again_while_the_answer_is_on_its_way():
+    repeats = Repeats()
+    asked = [repeats.copies(7, 2_000_000, 0.34, now=1 + t / 1000) for t in range(0, 340, 60)]
+    assert asked == [1, 0, 0, 0, 0, 1], "once, and once more when four fifths of the round trip are over"
+
+
+def test_over_a_short_way_the_second_answer_is_sent_twice():
+    repeats = Repeats()
+    assert [repeats.copies(7, 2_000_000, 0.04, now=t) for t in (1.0, 1.05, 1.1)] == [1, 2, 2]
+
+
+def test_repeats_take_a_quarter_of_the_rate_at_most():
+    repeats = Repeats()
+    sent = sum(repeats.copies(n, 1_000_000, 0.0, now=n / 1000) for n in range(10_000))
+    assert 0.9 * 11 < sent * 1200 * 8 / 250_000 < 11
+
+
+def test_a_report_of_heavy_loss_lowers_the_rate_at_once():
+    """Smoothed like the others, it took three seconds in which the queue was full and no picture came whole."""
+    follower = RateFollower(bitrates(832, 480, 16))
+    assert follower.choose(0.0) == 2_000_000
+    follower.sent = 2_000_000
+    follower.lose(0.5)
+    assert follower.choose(1.0) == 1_000_000
+
+
+def test_the_chance_losses_of_a_good_way_do_not_lower_it():
+    follower = RateFollower(bitrates(832, 480, 16))
+    follower.choose(0.0)
+    follower.sent = 2_000_000
+    for second, share in enumerate((0.05, 0.13, 0.02, 0.0, 0.13, 0.08, 0.04), start=1):
+        follower.lose(share)
+        assert follower.choose(second) == 2_000_000
