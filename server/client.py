@@ -61,6 +61,8 @@ class ClientConfig(Config):
     bitrate: int = Field(2_000_000, gt=0)
     """of the video that is sent, bits per second"""
     misbehaviour: Misbehaviour = "none"
+    visits: int = Field(0, ge=0)
+    """sessions to open one after the other, each closed when its first frame is back; 0 opens one that stays"""
     connect_timeout: float = Field(15.0, gt=0)
     linger: float = Field(4.0, ge=0)
     """seconds after the last frame that counts in which frames may still come back"""
@@ -141,6 +143,9 @@ class Client:
         self._complete = asyncio.Event()
         self._back: list[list[Any]] = []
         self._unreadable = 0
+        self._asked: float | None = None
+        self.waited: float | None = None
+        """seconds from the offer to the first frame that came back"""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs the session until its time is over, `stop` is set, or the server ends it."""
@@ -167,6 +172,7 @@ class Client:
         }
         if config.model is not None:
             body["model"] = config.model
+        self._asked = time.monotonic()
         async with http.post(f"{config.url}/sessions", json=body) as response:
             answer = await response.json()
             if response.status != 201:
@@ -235,6 +241,10 @@ class Client:
             self._unreadable += 1
             return
         number = unwrap(code.number, self._source.newest)
+        if self.waited is None and self._asked is not None:
+            self.waited = now - self._asked
+        if self._config.visits:
+            self._over.set()
         if self._last is not None and number >= self._last:
             self._complete.set()
         psnr = None
@@ -327,8 +337,22 @@ async def main() -> None:
         stop.set()
 
     closing = asyncio.ensure_future(until_closed())
+    footage = footage_of(config)
     try:
-        await Client(config, footage_of(config), tell).run(stop)
+        if not config.visits:
+            await session(config, footage, stop)
+        for _ in range(config.visits):
+            if not stop.is_set():
+                tell({"event": "visited", "seconds": await session(config, footage, stop)})
+    finally:
+        closing.cancel()
+
+
+async def session(config: ClientConfig, footage: Footage, stop: asyncio.Event) -> float | None:
+    """Runs one session, and returns the seconds until its first frame was back; None when none came."""
+    client = Client(config, footage, tell)
+    try:
+        await client.run(stop)
     except Refused as refusal:
         retry_after = float(refusal.retry_after) if refusal.retry_after else None
         tell(
@@ -344,8 +368,7 @@ async def main() -> None:
         tell({"event": "failed", "reason": f"not connected within {config.connect_timeout:g} s"})
     except aiohttp.ClientError as error:
         tell({"event": "failed", "reason": f"{config.url}: {error}"})
-    finally:
-        closing.cancel()
+    return client.waited
 
 
 if __name__ == "__main__":

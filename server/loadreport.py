@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UsageError
+from server.growth import Point, series
 from server.tally import Tally, quantile
 
 WIDTH, HEIGHT = 860, 220
@@ -17,8 +18,6 @@ COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2", "#b
 
 RUNGS = ("passthrough", "x_init", "no_reinjection", "one_step", "full")
 """worst first: the height of a rung in its chart"""
-
-Point = tuple[float, float]
 
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:24px auto;max-width:900px;padding:0 16px}
@@ -83,6 +82,8 @@ def page(result: dict[str, Any], tallies: Sequence[Tally], samples: list[dict[st
         Chart("rung of each chunk", [rung_curve(t, began) for t in tallies], right, RUNGS),
         Chart("PSNR of each chunk, told by the server (dB)", [psnr_curve(t, began) for t in tallies], right),
         Chart("load of the device (1 = all of its time)", [load_curve(samples, began)], right),
+        Chart("resident memory of the server and of its device process (MiB)", memory_curves(samples, began), right),
+        Chart("descriptors, threads and tasks of the server", count_curves(samples, began), right),
     ]
     settings = result["settings"]
     title = (
@@ -149,6 +150,18 @@ def psnr_curve(tally: Tally, began: float) -> list[Point]:
 def load_curve(samples: list[dict[str, Any]], began: float) -> list[Point]:
     known = [(s["at"] - began, float(s["load"])) for s in samples if s.get("load") is not None]
     return [(at, load) for at, load in known if at >= 0]
+
+
+def memory_curves(samples: list[dict[str, Any]], began: float) -> list[list[Point]]:
+    found = series(samples)
+    names = ("server_rss_bytes", "device_rss_bytes")
+    return [[(at - began, value / 2**20) for at, value in found.get(name, []) if at >= began] for name in names]
+
+
+def count_curves(samples: list[dict[str, Any]], began: float) -> list[list[Point]]:
+    found = series(samples)
+    names = ("server_fds", "server_threads", "tasks")
+    return [[(at - began, value) for at, value in found.get(name, []) if at >= began] for name in names]
 
 
 def _per_second(tally: Tally, began: float, value: Callable[[float], float | None], factor: float) -> list[Point]:

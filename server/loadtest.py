@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +21,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import psutil  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from core.errors import UsageError, explain
 from server.client import ClientConfig, Misbehaviour
 from server.frame_code import check_size
 from server.loadreport import write_report
+from server.loadresult import Outcome, summary, table
 from server.settings import parse_size
 from server.tally import Limits, Tally, worst
 
@@ -32,6 +36,12 @@ CHUNK_FRAMES = 12
 STARTUP = 45.0
 """seconds that a client process may take to start and connect on a busy machine"""
 MOST_SESSIONS = 200
+MOST_CYCLES = 100_000
+VISIT = 15.0
+"""seconds that a session of a cycle has for its first frame"""
+AFTERMATH = 1.0
+"""seconds after the last client's end in which the server forgets it"""
+DEVICE_MODULE = "server.device"
 
 
 @dataclass
@@ -63,20 +73,6 @@ class LoadClient:
             await asyncio.gather(self.reading, return_exceptions=True)
 
 
-@dataclass
-class Outcome:
-    """All that a load test saw."""
-
-    clients: list[Tally] = field(default_factory=list)
-    bad: list[Tally] = field(default_factory=list)
-    """clients that misbehaved on purpose"""
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    """of a ramp"""
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    """what the server told of its device, every two seconds"""
-    models: list[Any] = field(default_factory=list)
-
-
 class LoadTest:
     """Starts clients, watches them and the server, and ends them all."""
 
@@ -86,22 +82,52 @@ class LoadTest:
         self.outcome = Outcome()
         self._clients: list[LoadClient] = []
 
-    async def steady(self, sessions: int, bad: Misbehaviour = "none") -> Outcome:
+    async def steady(self, sessions: int) -> Outcome:
         """A number of sessions at once, for `base.seconds` each."""
-        async with self._running() as http:
-            self.outcome.models = await check_ready(http, self.base.url)
-            for index in range(sessions):
-                self.outcome.clients.append((await self._start(index)).tally)
-            if bad != "none":
-                self.outcome.bad.append((await self._start(sessions, misbehaviour=bad)).tally)
+        async with self._running():
+            await self._start_good(sessions)
             await self._wait()
+        return self.outcome
+
+    async def disturbed(self, sessions: int, bad: Misbehaviour) -> Outcome:
+        """A number of sessions with one more: well behaved, then misbehaving, then well behaved again.
+
+        Each phase takes `base.seconds`; what the others saw is compared over the phases, so that the client in the
+        middle costs the device and this machine the same in each, but for what it does wrong.
+        """
+        async with self._running():
+            good = await self._start_good(sessions, seconds=4 * (self.base.seconds + STARTUP))
+            for client in good:
+                await self._opened(client)
+            for behaviour in ("none", bad, "none"):
+                await self._phase(sessions, behaviour)
+        return self.outcome
+
+    async def killed(self, sessions: int) -> Outcome:
+        """A number of sessions, whose server's device process is killed after a third of `base.seconds`."""
+        async with self._running() as http:
+            for client in await self._start_good(sessions):
+                await self._opened(client)
+            await asyncio.sleep(self.base.seconds / 3)
+            kill_device(await get_json(http, f"{self.base.url}/stats"))
+            self.outcome.killed = time.monotonic()
+            await self._wait()
+        return self.outcome
+
+    async def cycles(self, count: int, at_once: int) -> Outcome:
+        """`count` sessions that are opened and closed when their first frame is back, `at_once` beside each other."""
+        async with self._running():
+            shares = [count // at_once + (index < count % at_once) for index in range(at_once)]
+            for index, visits in enumerate(shares):
+                client = await self._start(index, visits=visits, seconds=VISIT)
+                self.outcome.clients.append(client.tally)
+            await self._wait(max(shares) * (VISIT + self.base.connect_timeout))
         return self.outcome
 
     async def ramp(self, most: int, step: float) -> Outcome:
         """One session more every `step` seconds, until one is refused or the limits do not hold."""
         deadline = time.monotonic() + self.base.seconds
-        async with self._running() as http:
-            self.outcome.models = await check_ready(http, self.base.url)
+        async with self._running():
             for count in range(1, most + 1):
                 client = await self._start(count - 1, seconds=self.base.seconds + STARTUP)
                 self.outcome.clients.append(client.tally)
@@ -115,6 +141,24 @@ class LoadTest:
                 if why is not None or time.monotonic() + step > deadline:
                     break
         return self.outcome
+
+    async def _start_good(self, sessions: int, **changes: Any) -> list[LoadClient]:
+        clients = [await self._start(index, **changes) for index in range(sessions)]
+        self.outcome.clients += [client.tally for client in clients]
+        return clients
+
+    async def _phase(self, index: int, behaviour: Misbehaviour) -> None:
+        """One client more for a while, and what the others saw meanwhile. One that vanishes does so half way."""
+        seconds = self.base.seconds / 2 if behaviour == "vanish" else self.base.seconds
+        client = await self._start(index, misbehaviour=behaviour, seconds=seconds)
+        if behaviour != "none":
+            self.outcome.bad.append(client.tally)
+        await self._opened(client)
+        start = time.monotonic()
+        await asyncio.sleep(self.base.seconds)
+        seen = worst(self.outcome.clients, start, time.monotonic())
+        self.outcome.phases.append({"companion": behaviour, **seen})
+        await client.end(self.base.linger + 5)
 
     async def _start(self, index: int, **changes: Any) -> LoadClient:
         config = self.base.model_copy(update={"tag": index % 256, **changes})
@@ -142,9 +186,9 @@ class LoadTest:
             await asyncio.sleep(0.1)
         return False
 
-    async def _wait(self) -> None:
+    async def _wait(self, seconds: float | None = None) -> None:
         """Until every client has ended by itself, or should have long ago."""
-        patience = self.base.seconds + self.base.linger + STARTUP
+        patience = (self.base.seconds if seconds is None else seconds) + self.base.linger + STARTUP
         await asyncio.wait({c.reading for c in self._clients if c.reading is not None}, timeout=patience)
 
     def _judge(self, start: float, end: float) -> str | None:
@@ -160,25 +204,34 @@ class LoadTest:
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[aiohttp.ClientSession]:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http:
+            self.outcome.models = await check_ready(http, self.base.url)
+            await self._sample(http)
             watching = asyncio.create_task(self._watch(http))
             try:
                 yield http
             finally:
+                self.outcome.ended = time.monotonic()
                 await asyncio.gather(*(client.end(self.base.linger + 5) for client in self._clients))
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
+                await asyncio.sleep(AFTERMATH)
+                await self._sample(http)
 
     async def _watch(self, http: aiohttp.ClientSession) -> None:
-        """Samples the server's own view of its device; a server that has none to tell is left in peace."""
         while True:
-            try:
-                stats = await get_json(http, f"{self.base.url}/stats")
-            except aiohttp.ClientError:
-                stats = {}
-            if "device" in stats:
-                sessions = len(stats.get("sessions", []))
-                self.outcome.samples.append({"at": time.monotonic(), "sessions": sessions, **stats["device"]})
             await asyncio.sleep(2)
+            await self._sample(http)
+
+    async def _sample(self, http: aiohttp.ClientSession) -> None:
+        """Notes what the server tells of itself; one that has nothing to tell is left in peace."""
+        try:
+            stats = await get_json(http, f"{self.base.url}/stats")
+        except (aiohttp.ClientError, TimeoutError):
+            return
+        if "device" in stats:
+            told = {name: stats[name] for name in ("processes", "tasks", "frame_memory_bytes") if name in stats}
+            sample = {"at": time.monotonic(), "sessions": len(stats.get("sessions", [])), **stats["device"], **told}
+            self.outcome.samples.append(sample)
 
 
 async def check_ready(http: aiohttp.ClientSession, url: str) -> list[Any]:
@@ -190,6 +243,21 @@ async def check_ready(http: aiohttp.ClientSession, url: str) -> list[Any]:
         return list((await get_json(http, f"{url}/models"))["models"])
     except (aiohttp.ClientError, TimeoutError, KeyError) as error:
         raise UsageError(f"no server of this kind answers at {url}: {error}") from error
+
+
+def kill_device(stats: dict[str, Any]) -> None:
+    """Kills the device process of the server that told `stats`. Raises UsageError where it is not on this machine."""
+    usage = (stats.get("processes") or {}).get("device")
+    if usage is None or DEVICE_MODULE not in command_of(usage["pid"]):
+        raise UsageError("the device process of the server is not on this machine: run the test beside the server")
+    os.kill(usage["pid"], signal.SIGKILL)
+
+
+def command_of(pid: int) -> list[str]:
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
 
 
 async def reason_of(response: aiohttp.ClientResponse) -> str:
@@ -206,88 +274,11 @@ async def get_json(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
         return answer
 
 
-def summary(outcome: Outcome, settings: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of a load test."""
-    opened = [tally for tally in outcome.clients if tally.refusal is None]
-    result: dict[str, Any] = {
-        "settings": settings,
-        "sessions": [tally.summary() for tally in opened],
-        "refused": len(outcome.clients) - len(opened),
-        "refusals": [tally.refusal for tally in outcome.clients if tally.refusal is not None],
-        "server": {"models": outcome.models, **device_summary(outcome.samples)},
-    }
-    if outcome.steps:
-        held = [step["sessions"] for step in outcome.steps if step["held"]]
-        result["ramp"] = {"max_sessions": max(held, default=0), "steps": outcome.steps}
-    if outcome.bad:
-        result["misbehaving"] = [tally.summary() for tally in outcome.bad]
-    return result
-
-
-def device_summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    loads = [sample["load"] for sample in samples if sample.get("load") is not None]
-    if not loads:
-        return {}
-    restarts = max(sample.get("restarts", 0) for sample in samples)
-    return {"load_mean": round(sum(loads) / len(loads), 3), "load_max": max(loads), "restarts": restarts}
-
-
-def table(result: dict[str, Any]) -> str:
-    """The same for people."""
-    head = (
-        "session",
-        "fps",
-        "sent",
-        "back",
-        "lost",
-        "wrong",
-        "p50",
-        "p95",
-        "p99 ms",
-        "freezes",
-        "gap ms",
-        "psnr",
-    )
-    rows = [head, *(row(index, session) for index, session in enumerate(result["sessions"], 1))]
-    widths = [max(len(line[column]) for line in rows) for column in range(len(head))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in rows]
-    lines += [f"session {i}: {rungs(s)}" for i, s in enumerate(result["sessions"], 1) if s["rungs"]]
-    lines += [f"refused: {refusal}" for refusal in result["refusals"]]
-    for step in result.get("ramp", {}).get("steps", []):
-        told = "held" if step["held"] else f"did not hold: {step['why']}"
-        lines.append(f"{step['sessions']:>3} sessions: p95 {shown(step['p95_ms'])} ms, {told}")
-    if "ramp" in result:
-        lines.append(f"the most sessions that held: {result['ramp']['max_sessions']}")
-    return "\n".join(lines)
-
-
-def row(index: int, session: dict[str, Any]) -> tuple[str, ...]:
-    latency = session["latency_ms"]
-    return (
-        str(index),
-        shown(session["fps"], 1),
-        *(str(session[key]) for key in ("frames_sent", "frames_back", "frames_lost", "frames_wrong")),
-        *(shown(latency[key]) for key in ("p50", "p95", "p99")),
-        str(session["freezes"]),
-        shown(session["longest_gap_ms"]),
-        shown(session["psnr"], 1),
-    )
-
-
-def rungs(session: dict[str, Any]) -> str:
-    chunks = ", ".join(f"{count} {rung}" for rung, count in session["rungs"].items())
-    ended = f"; {session['failure']}" if session["failure"] else ""
-    return f"chunks {chunks}{ended}"
-
-
-def shown(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", metavar="URL", help="of the server, as in http://127.0.0.1:8080")
     how_many = parser.add_mutually_exclusive_group(required=True)
     how_many.add_argument("--sessions", type=int, metavar="N", help="sessions at once")
+    how_many.add_argument("--cycles", type=int, metavar="N", help="sessions that end with their first frame back")
     how_many.add_argument("--ramp", action="store_true", help="one more session at a time, until it is too many")
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="of each session, or of the whole ramp (%(default)g)"
@@ -306,7 +297,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="latency beyond the fill of a chunk that a ramp allows at p95 (%(default)g)",
     )
-    parser.add_argument("--bad", choices=["flood", "stall", "vanish"], help="one client more, that misbehaves")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="cycles beside each other (%(default)d)")
+    parser.add_argument(
+        "--bad",
+        choices=["flood", "stall", "vanish"],
+        help="one client more, that misbehaves in the second of three phases of --seconds: what the others notice",
+    )
+    parser.add_argument("--kill-device", action="store_true", help="kill the device process of a server beside this")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON; - is standard output")
     parser.add_argument("--report", metavar="FILE.html", help="write a page with curves")
 
@@ -316,10 +313,7 @@ def run(args: argparse.Namespace) -> int:
     check_bounds(args)
     limits = Limits(fps=base.fps, budget=args.budget, chunk_frames=CHUNK_FRAMES)
     test = LoadTest(base, limits)
-    if args.ramp:
-        outcome = asyncio.run(test.ramp(args.most, args.step))
-    else:
-        outcome = asyncio.run(test.steady(args.sessions, args.bad or "none"))
+    outcome = asyncio.run(chosen(test, args))
     settings = {**base.model_dump(exclude={"tag", "misbehaviour"}), "budget": args.budget, "bad": args.bad}
     result = summary(outcome, settings)
     write_json(result, args.json)
@@ -331,9 +325,24 @@ def run(args: argparse.Namespace) -> int:
     return exit_code(result)
 
 
+def chosen(test: LoadTest, args: argparse.Namespace) -> Coroutine[Any, Any, Outcome]:
+    """The test that the arguments ask for."""
+    if args.ramp:
+        return test.ramp(args.most, args.step)
+    if args.cycles:
+        return test.cycles(args.cycles, min(args.at_once, args.cycles))
+    if args.bad:
+        return test.disturbed(args.sessions, args.bad)
+    if args.kill_device:
+        return test.killed(args.sessions)
+    return test.steady(args.sessions)
+
+
 def exit_code(result: dict[str, Any]) -> int:
     """1 when no frame came back, or a wrong one did: then the server did not do its work."""
     sessions = result["sessions"]
+    if "cycles" in result:
+        return 1 if result["cycles"]["failed"] or not result["cycles"]["done"] else 0
     failed = not sessions or any(s["frames_wrong"] or not s["frames_back"] for s in sessions)
     return 1 if failed else 0
 
@@ -374,7 +383,13 @@ def check_clip(path: str | None) -> str | None:
 
 
 def check_bounds(args: argparse.Namespace) -> None:
-    sessions = args.most if args.ramp else args.sessions
+    sessions = args.most if args.ramp else args.at_once if args.cycles is not None else args.sessions
+    if args.cycles is not None and not 1 <= args.cycles <= MOST_CYCLES:
+        raise UsageError(f"a load test has 1 to {MOST_CYCLES} cycles, not {args.cycles}")
+    if not args.sessions and (args.bad or args.kill_device):
+        raise UsageError("--bad and --kill-device go with --sessions: they need others that stay")
+    if args.bad and args.kill_device:
+        raise UsageError("--bad and --kill-device are two tests: one at a time")
     if not 1 <= sessions <= MOST_SESSIONS:
         raise UsageError(f"a load test has 1 to {MOST_SESSIONS} sessions, not {sessions}")
     if args.step < 1:

@@ -203,7 +203,7 @@ def nameless(report: dict[str, Any]) -> dict[str, Any]:
 
 def usage(pid: int | None) -> dict[str, int] | None:
     found = usage_of(pid)
-    return None if found is None else asdict(found)
+    return None if pid is None or found is None else {"pid": pid, **asdict(found)}
 
 
 async def page(request: web.Request) -> web.StreamResponse:

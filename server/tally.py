@@ -68,6 +68,8 @@ class Tally:
     """number of the last frame that counts"""
     exit_code: int | None = None
     ended: bool = False
+    visits: list[float | None] = field(default_factory=list)
+    """seconds until the first frame of each session that was opened only to be closed; None when none came"""
 
     @property
     def over(self) -> bool:
@@ -88,6 +90,8 @@ class Tally:
                 self.refusal = f"{line['status']} {line['code']}: {line['reason']}"
             case "failed":
                 self.failure = line["reason"]
+            case "visited":
+                self._take_visit(line["seconds"])
             case "end":
                 self.ended = True
                 if line["ended_by_server"]:
@@ -101,6 +105,20 @@ class Tally:
         """Seconds between new pictures, of those that begin in [start, end)."""
         times = [frame.at for frame in self.frames]
         return [b - a for a, b in pairwise(times) if start <= a < end]
+
+    def after(self, moment: float, end: float) -> dict[str, float | None]:
+        """What losing the device at `moment` meant until `end`: seconds without a new picture, until the first that
+        passed and until the first that was restored again."""
+        since = [(at - moment, chunk) for at, chunk in self.chunks if at > moment]
+        passed = next((at for at, chunk in since if chunk["rung"] == "passthrough"), None)
+        restored = [at for at, chunk in since if passed is not None and at > passed and chunk["rung"] != "passthrough"]
+        until = moment + restored[0] if restored else end
+        times = [moment, *(frame.at for frame in self.frames if moment < frame.at < until), until]
+        return {
+            "longest_gap": max(b - a for a, b in pairwise(times)),
+            "passed_after": passed,
+            "restored_after": restored[0] if restored else None,
+        }
 
     def rate(self, start: float, end: float) -> float:
         """New pictures per second in [start, end)."""
@@ -161,6 +179,12 @@ class Tally:
             self.repeated += 1
         elif self.last is None or number <= self.last:
             self.frames.append(Back(number, sent, at))
+
+    def _take_visit(self, seconds: float | None) -> None:
+        """The next session's numbers begin anew."""
+        self.visits.append(seconds)
+        self.frames.clear()
+        self.last = None
 
     def _take_report(self, at: float, report: dict[str, Any]) -> None:
         if "chunk" in report:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import re
 import threading
 
@@ -16,7 +17,8 @@ from av import VideoFrame
 from core.errors import UsageError
 from server.footage import Clip, SyntheticScene
 from server.loadreport import page
-from server.loadtest import Outcome, add_arguments, run, summary, table
+from server.loadresult import Outcome, summary, table
+from server.loadtest import VISIT, add_arguments, kill_device, run
 from server.tally import Tally
 
 
@@ -43,6 +45,7 @@ class EchoServer:
         self.places, self.crossed, self.ready = places, crossed, ready
         self.connections, self.tracks = [], []
         self.deleted = 0
+        self.device = None
 
     def app(self):
         app = web.Application()
@@ -62,7 +65,9 @@ class EchoServer:
         return web.json_response({"models": [{"name": "echo"}]})
 
     async def stats(self, request):
-        return web.json_response({"device": {"load": 0.5, "restarts": 0}, "sessions": []})
+        usage = {"pid": 1, "rss_bytes": 2**20, "fds": 9, "threads": 3}
+        told = {"processes": {"server": usage, "device": self.device}, "tasks": 4, "frame_memory_bytes": 0}
+        return web.json_response({"device": {"load": 0.5, "restarts": 0}, "sessions": [], **told})
 
     async def open(self, request):
         body = await request.json()
@@ -192,6 +197,49 @@ def test_a_ramp_ends_where_a_session_is_refused(tmp_path, serve, capsys):
     assert "the most sessions that held" in capsys.readouterr().out
 
 
+def test_cycles_open_see_a_frame_and_close(tmp_path, serve, capsys):
+    server = EchoServer()
+    options = ("--cycles", "5", "--at-once", "2", "--size", "256x144", "--fps", "30")
+    code, result = loadtest(tmp_path, serve(server), *options)
+    assert code == 0
+    assert result["cycles"]["done"] == server.deleted == 5
+    assert result["cycles"]["failed"] == 0
+    assert 0 < result["cycles"]["first_frame_ms"]["p50"] <= result["cycles"]["first_frame_ms"]["p95"] < VISIT * 1000
+    assert result["server"]["growth"]["server_rss_bytes"]["after"] == 2**20
+    told = capsys.readouterr().out
+    assert "cycles: 5 done, 0 failed" in told
+    assert "server rss MiB: before 1.0, after 1.0, most 1.0" in told
+
+
+def test_cycles_that_get_no_session_failed(tmp_path, serve):
+    code, result = loadtest(tmp_path, serve(EchoServer(places=0)), "--cycles", "2", "--size", "256x144")
+    assert (code, result["cycles"]["done"], result["cycles"]["failed"]) == (1, 0, 2)
+
+
+def test_one_command_tells_what_a_bad_client_costs_the_others(tmp_path, serve, capsys):
+    options = ("--sessions", "1", "--bad", "vanish", "--seconds", "2", "--size", "256x144")
+    code, result = loadtest(tmp_path, serve(EchoServer()), *options)
+    assert code == 0
+    assert len(result["sessions"]) == 1
+    phases = result["disturbance"]["phases"]
+    assert [phase["companion"] for phase in phases] == ["none", "vanish", "none"]
+    before, during, after = (phase["p95_ms"] for phase in phases)
+    assert result["disturbance"]["moved_percent"] == pytest.approx(100 * (2 * during / (before + after) - 1), abs=0.1)
+    assert len(result["misbehaving"]) == 1
+    assert "the others' p95 by phase (none: " in capsys.readouterr().out
+
+
+def test_the_device_of_a_server_elsewhere_is_not_killed(serve):
+    """The pid that a server tells may be anybody's on this machine: only a device process is killed."""
+    with pytest.raises(UsageError, match="is not on this machine"):
+        kill_device({"processes": {"device": {"pid": os.getpid()}}})
+    with pytest.raises(UsageError, match="is not on this machine"):
+        kill_device({"processes": {"device": None}})
+    options = ("--sessions", "1", "--kill-device", "--seconds", "1", "--size", "256x144")
+    with pytest.raises(UsageError, match="is not on this machine"):
+        run(arguments(serve(EchoServer()), *options))
+
+
 def test_a_server_that_is_not_ready_or_not_there_is_said_in_one_sentence(serve):
     with pytest.raises(UsageError, match="is not ready: it warms up"):
         run(arguments(serve(EchoServer(ready=False)), "--sessions", "1"))
@@ -204,6 +252,10 @@ def test_a_server_that_is_not_ready_or_not_there_is_said_in_one_sentence(serve):
     [
         (["ftp://x", "--sessions", "1"], "the URL of a server is http://HOST:PORT"),
         (["http://x", "--sessions", "0"], "1 to 200 sessions, not 0"),
+        (["http://x", "--cycles", "0"], "1 to 100000 cycles, not 0"),
+        (["http://x", "--cycles", "9", "--at-once", "0"], "1 to 200 sessions, not 0"),
+        (["http://x", "--ramp", "--bad", "flood"], "go with --sessions"),
+        (["http://x", "--sessions", "1", "--bad", "flood", "--kill-device"], "one at a time"),
         (["http://x", "--sessions", "1", "--size", "64x64"], "a frame number needs a picture"),
         (["http://x", "--sessions", "1", "--size", "big"], "a size is WIDTHxHEIGHT"),
         (["http://x", "--sessions", "1", "--fps", "0"], "fps: "),

@@ -107,3 +107,27 @@ def test_a_step_of_a_ramp_is_as_good_as_its_worst_session():
     figures = worst([slow, good], 2.0, 8.0)
     assert figures["p95_ms"] == 2000.0
     assert figures["fps"] == pytest.approx(8.0, rel=0.05)
+
+
+def passing(at, rung):
+    return {"event": "report", "at": at, "report": {"chunk": 0, "rung": rung}}
+
+
+def test_what_losing_the_device_cost_is_told_from_pictures_and_rungs():
+    told = ((1.5, "full"), (2.8, "passthrough"), (3.5, "passthrough"), (4.3, "full"))
+    reports = [passing(at, rung) for at, rung in told]
+    tally = tally_of(frames(range(16)), frames(range(16, 64), latency=1.75), *reports)
+    cost = tally.after(2.0, end=20.0)
+    assert cost["longest_gap"] == pytest.approx(0.75)
+    assert cost["passed_after"] == pytest.approx(0.8)
+    assert cost["restored_after"] == pytest.approx(2.3)
+
+
+def test_pictures_that_never_come_again_are_a_gap_to_the_end():
+    cost = tally_of(frames([0])).after(11.0, end=20.0)
+    assert cost == {"longest_gap": 9.0, "passed_after": None, "restored_after": None}
+
+
+def test_each_visit_counts_its_frames_anew():
+    tally = tally_of(*(line for number in (3, 0) for line in (frames([number]), {"event": "visited", "seconds": 1.0})))
+    assert (tally.wrong, tally.visits) == (0, [1.0, 1.0])
