@@ -105,10 +105,11 @@ def table(result: dict[str, Any]) -> str:
         "gap ms",
         "psnr",
     )
-    rows = [head, *(row(index, session) for index, session in enumerate(result["sessions"], 1))]
-    widths = [max(len(line[column]) for line in rows) for column in range(len(head))]
+    stayed = [] if "cycles" in result else list(enumerate(result["sessions"], 1))
+    rows = [head, *(row(index, session) for index, session in stayed)] if stayed else []
+    widths = [max(len(line[column]) for line in rows) for column in range(len(head))] if rows else []
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in rows]
-    lines += [f"session {i}: {rungs(s)}" for i, s in enumerate(result["sessions"], 1) if s["rungs"]]
+    lines += [f"session {i}: {rungs(s)}" for i, s in stayed if s["rungs"]]
     lines += [f"refused: {refusal}" for refusal in result["refusals"]]
     for step in result.get("ramp", {}).get("steps", []):
         told = "held" if step["held"] else f"did not hold: {step['why']}"

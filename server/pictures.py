@@ -1,4 +1,7 @@
-"""Decoded pictures to RGB pixels of a given size, and back. Runs in an executor; knows no session."""
+"""Decoded pictures to RGB pixels of a given size, and back. Runs in an executor; knows no session.
+
+Each conversion takes one thread: by itself a scaler starts one a core, of which a session would keep several.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ class PictureReader:
         scale = max(height / picture.height, width / picture.width)
         cover = max(height, round(picture.height * scale)), max(width, round(picture.width * scale))
         interpolation = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
-        rgb = self._reformatter.reformat(picture, cover[1], cover[0], "rgb24", interpolation=interpolation)
+        rgb = self._reformatter.reformat(picture, cover[1], cover[0], "rgb24", interpolation=interpolation, threads=1)
         top, left = (cover[0] - height) // 2, (cover[1] - width) // 2
         return np.ascontiguousarray(rgb.to_ndarray()[top : top + height, left : left + width])
 
@@ -40,7 +43,8 @@ class PictureWriter:
     def write(self, frames: Sequence[Pixels]) -> list[VideoFrame]:
         """Frames [H, W, 3] to YUV 4:2:0."""
         return [
-            self._to_yuv.reformat(VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p") for frame in frames
+            self._to_yuv.reformat(VideoFrame.from_ndarray(frame, format="rgb24"), format="yuv420p", threads=1)
+            for frame in frames
         ]
 
     def pass_through(self, frames: Sequence[Pixels], height: int, width: int, panels: int) -> list[VideoFrame]:
@@ -51,5 +55,5 @@ class PictureWriter:
         if frame.shape[:2] == (height, width):
             return frame
         picture = VideoFrame.from_ndarray(frame, format="rgb24")
-        scaled = self._resize.reformat(picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR)
+        scaled = self._resize.reformat(picture, width, height, "rgb24", interpolation=Interpolation.BILINEAR, threads=1)
         return scaled.to_ndarray().astype(np.uint8, copy=False)

@@ -264,7 +264,8 @@ async def served():
         await process.communicate()
 
 
-async def test_an_interrupted_server_says_goodbye_and_ends_within_five_seconds_leaving_nothing():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["interrupted", "terminated"])
+async def test_a_server_that_is_told_to_end_says_goodbye_and_ends_within_five_seconds_leaving_nothing(number):
     before = shared_memory()
     async with served() as (process, url), ClientSession() as http:
         children = descendants(process.pid)
@@ -272,7 +273,7 @@ async def test_an_interrupted_server_says_goodbye_and_ends_within_five_seconds_l
         peer = await Client(http, url).open()
         try:
             await peer.until(lambda: peer.reports())
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             async with asyncio.timeout(5):
                 assert await process.wait() == 0
             await peer.until(lambda: any(m.get("event") == "closing" for m in peer.messages))
