@@ -30,7 +30,7 @@ class WanConfig(Config):
     """an embedding made by `avis weights prompt`; without one, `prompt.safetensors` in the folder if it is there.
     Failing that the model hears nothing: every row of its context is zero, as if there were no text at all"""
     compile: bool = False
-    """compile the transformer's blocks with torch.compile; the first chunks then take minutes"""
+    """compile the transformer's blocks with torch.compile: the first chunks of every size then take long"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is the slower one"""
     seed: int = 0

@@ -153,20 +153,21 @@ class WarmUp:
     """of device memory that an open stream holds; 0 on a CPU"""
 
 
-WARM_UP: tuple[Rung, ...] = ("full", "full", "full", "x_init")
-"""the chunks of a warm-up: the opening one, one more, and two that are measured"""
-
-
 def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> WarmUp:
-    """Restores a few chunks of `size` (width, height) on a stream of its own, and tells what the last ones took."""
+    """Restores chunks of `size` (width, height) on a stream of its own, and tells what the last two took.
+
+    Before them the cache fills, and whatever compiles for each of its fillings does so.
+    """
     width, height = size
     before = held_bytes(engine)
     operator = SuperResolution()
     rng = np.random.default_rng(0)
     on_cpu = engine.model.device.type == "cpu"
     seconds = {}
+    settled = max(2, engine.model.denoiser.chunks_to_settle)
     engine.open("warmup", operator, "simulate", height, width)
-    for index, rung in enumerate(WARM_UP):
+    for index in range(settled + 2):
+        rung: Rung = "full" if index <= settled else "x_init"
         frames = rng.integers(0, 256, (engine.spec.frames(index), height, width, 3), np.uint8)
         wall, cpu = time.perf_counter(), time.process_time()
         engine.step("warmup", frames, operator, solver, rung)

@@ -41,6 +41,11 @@ class VideoCodec(Protocol):
 class Denoiser(Protocol):
     """A causal flow-matching model that returns the clean estimate, whatever it predicts inside."""
 
+    @property
+    def chunks_to_settle(self) -> int:
+        """Chunks from a stream's start until its cache is full, so that each later one costs the same."""
+        ...
+
     def new_cache(self, height: int, width: int) -> Any:
         """The empty cache of a stream of `height` x `width` pixels."""
         ...

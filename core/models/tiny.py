@@ -30,6 +30,9 @@ TASKS = (
 )
 """What a denoiser can be told about the operator; `none` is the paper's zero-shot form. The order is in the weights."""
 
+LATENTS = 3
+"""latents a chunk"""
+
 MEMORY = (8, 4, 4)
 """channels that each frame takes from the frames 1, 2 and 4 before it"""
 FUTURE = (8, 4)
@@ -107,6 +110,10 @@ class TinyDenoiser(nn.Module):
         nn.init.normal_(self.out.weight, std=0.003)
         nn.init.zeros_(self.out.bias)
         nn.init.normal_(self.task.weight, std=0.3)
+
+    @property
+    def chunks_to_settle(self) -> int:
+        return -(-self.config.context // LATENTS)
 
     def new_cache(self, height: int, width: int) -> TinyCache:
         return TinyCache(0)

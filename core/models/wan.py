@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,10 @@ DISTINCT = 1_000_003
 """random numbers after which a random tensor repeats itself; no row length divides it"""
 
 
+GRAPHS = 64
+"""compiled forms of a block: nine sizes at window 21"""
+
+
 class WanDenoiser:
     """A `Denoiser`: the clean estimate of a chunk from the transformer's velocity.
 
@@ -37,6 +42,10 @@ class WanDenoiser:
         self.spec = CacheSpec(dit.config.layers, dit.config.heads, dit.config.head_dim, window, sink)
         parameter = dit.patch_embedding.weight
         self.device, self.dtype = parameter.device, parameter.dtype
+
+    @property
+    def chunks_to_settle(self) -> int:
+        return self.spec.slots
 
     @torch.inference_mode()
     def new_cache(self, height: int, width: int) -> KVCache:
@@ -142,10 +151,15 @@ def _fill_normal(values: Tensor, rng: torch.Generator) -> Tensor:
     return values
 
 
-def compile_blocks(dit: CausalDiT) -> None:
-    """Compiles the blocks in place: one graph serves all layers, and a graph more per filling of the window."""
+def compile_blocks(dit: CausalDiT, backend: str = "inductor", graphs: int = GRAPHS) -> None:
+    """Compiles the blocks in place: one graph serves all layers, and a graph more per size and filling of the window.
+
+    What would be one graph too many runs as it is written: slower, with the same result.
+    """
+    compiler: Any = import_module("torch._dynamo.config")
+    compiler.recompile_limit = graphs
     for block in dit.blocks:
-        block.compile(fullgraph=True, dynamic=False)
+        block.compile(backend=backend, dynamic=False)
 
 
 def find_prompt(config: WanConfig, weights: Weights) -> Path | None:

@@ -184,6 +184,28 @@ def test_a_block_is_one_graph(monkeypatch):
     torch.testing.assert_close(denoiser(z, 0.1, cache), expected)
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_size_for_which_there_is_no_graph_left_runs_without_one():
+    """The compiler's limit of eight was met by the third size, as an error that ended the device."""
+    denoiser, _ = make_denoiser(rows=5)
+    z = chunks(3)
+
+    def restore():
+        cache, found = denoiser.new_cache(HEIGHT * 8, WIDTH * 8), []
+        for each in z:
+            found.append(denoiser(each, 0.1, cache))
+            cache = denoiser.update_cache(each, cache)
+        return torch.cat(found)
+
+    expected = restore()
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compile_blocks(denoiser.dit, backend="eager", graphs=1)
+        assert torch._dynamo.config.recompile_limit == 1
+        assert relative(restore(), expected) < 1e-5
+    torch._dynamo.reset()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_blocks_give_the_same_numbers():

@@ -84,6 +84,7 @@ def test_a_stream_costs_the_same_memory_however_long_it_lives(engine):
     engine.open("a", SR, "simulate", H, W)
     engine.step("a", CHUNKS[0], SR, SolverConfig())
     engine.step("a", CHUNKS[1], SR, SolverConfig())
+    assert engine.model.denoiser.chunks_to_settle == 2
     held = engine.session_bytes("a")
     for frames in CHUNKS[2:]:
         engine.step("a", frames, SR, SolverConfig())
