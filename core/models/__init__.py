@@ -62,7 +62,7 @@ MODELS: dict[str, ModelSpec] = {
         "core.models.wan",
         2,
         (832, 480),
-        (128, 80),
+        (96, 64),
         ("taehv", "wan-vae"),
         WanConfig,
     ),
