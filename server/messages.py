@@ -33,6 +33,8 @@ class DeviceOptions:
     solver: dict[str, Any] = field(default_factory=dict)
     """settings of a session's solver where it says nothing and the model does not know better"""
     log_level: str = "info"
+    measured: Ready | None = None
+    """what warm-up measured in an earlier life of the process"""
 
 
 @dataclass(frozen=True)

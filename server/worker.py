@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from core.solver import Rung
@@ -207,7 +207,12 @@ class Worker:
 
     async def start_device(self) -> Device:
         """Starts what this worker drives; a simulated device takes this place in tests."""
-        return await DeviceProcess.start(self.config.options, self._wake.set)
+        return await DeviceProcess.start(self.options, self._wake.set)
+
+    @property
+    def options(self) -> DeviceOptions:
+        """What the next device process is told: what the one before measured, too."""
+        return replace(self.config.options, measured=self.ready)
 
     async def run(self) -> None:
         """Serves until cancelled, or until the device has failed for good."""

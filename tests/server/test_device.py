@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,9 +8,9 @@ from core.engine import Engine
 from core.models import load
 from core.operators import GaussianBlur, SuperResolution, TemporalAverage
 from core.solver import SolverConfig
-from server.device import Device, warm_up
+from server.device import Device, warm_up, warmed_up
 from server.frame_memory import FrameMemory
-from server.messages import Close, Done, Open, Ping, Refused, Step, Stepped, StreamSpec
+from server.messages import Close, DeviceOptions, Done, Open, Ping, Refused, Step, Stepped, StreamSpec
 
 HEIGHT, WIDTH = 64, 96
 SPEC = StreamSpec(HEIGHT, WIDTH, "simulate", ("original", "restored"))
@@ -138,3 +139,11 @@ def test_a_ping_finds_streams_that_are_not_sound(device):
     device.engine._streams["b"].state = device.engine._streams["a"].state
     with pytest.raises(AssertionError, match="share memory"):
         device.answer(Ping())
+
+
+def test_a_cpu_is_measured_in_the_first_life_of_its_process_and_trusted_in_the_next(engine, monkeypatch):
+    options = DeviceOptions(warm_sizes=((WIDTH, HEIGHT),))
+    first = warmed_up(engine, SolverConfig(), options)
+    assert first.chunk_seconds[WIDTH, HEIGHT] > 0
+    monkeypatch.setattr(engine, "step", None)
+    assert warmed_up(engine, SolverConfig(), replace(options, measured=first)) == first

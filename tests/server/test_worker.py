@@ -131,6 +131,7 @@ async def test_a_lost_device_is_started_again_and_the_chunk_on_it_is_named():
         assert [job.session_id for job in r.listener.lost] == ["a"]
         assert r.listener.states == ["warming", "ready", "restarting", "ready"]
         assert r.worker.restarts == 1
+        assert r.worker.options.measured == r.worker.ready, "the next process would measure anew"
         r.submit("b", 0)
         await r.until(lambda: r.listener.restored)
 
