@@ -68,7 +68,7 @@ async function start() {
 
 async function openChosen() {
   setState("opening", {});
-  const wish = { size: sizeOf(chosen("size")), native: chosen("mode") === "incoming", file: $("#file").files[0] };
+  const wish = { size: sizeOf(chosen("size")), native: chosen("mode") === "incoming", file: $("#file").files[0], sound: $("#sound").checked };
   try {
     return await openSource(chosen("source"), wish);
   } catch (error) {
@@ -120,6 +120,11 @@ function attract() {
   view.preview(new Scene(width, height));
 }
 
+/** Sound is heard only where it was asked for. */
+function listenToSound() {
+  $("#restored").muted = !$("#sound").checked;
+}
+
 /** Starts anew if something runs: for settings that a session cannot change. */
 function restart() {
   if (running()) start();
@@ -131,7 +136,8 @@ const running = () => !["idle", "failed"].includes(page.state);
 async function switchSource() {
   describeStart();
   if (chosen("source") === "file" && !$("#file").files.length) return $("#file").click();
-  if (!["connected", "streaming", "passthrough"].includes(page.state)) return restart();
+  // Not every source has sound, and a session keeps the tracks it began with.
+  if ($("#sound").checked || !["connected", "streaming", "passthrough"].includes(page.state)) return restart();
   const before = page.state;
   const source = await openChosen();
   if (!source) return;
@@ -400,6 +406,7 @@ function listen() {
   each("view", chooseView);
   each("source", switchSource);
   each("mode", () => (chooseView(), restart()));
+  $("#sound").addEventListener("change", () => (listenToSound(), restart()));
   $("#x_init").addEventListener("change", () => (chooseView(), restart()));
   each("size", () => (fitMask(sizeOf(chosen("size"))), running() ? restart() : attract()));
   listenToPicture();

@@ -5,7 +5,7 @@ import { FPS } from "./sources.js";
 
 const GATHER_MS = 2000;
 const CONNECT_MS = 15000;
-const FLICKER_MS = 2000; // "disconnected" for longer is dead; the server keeps a silent session for ten seconds
+const FLICKER_MS = 1000; // "disconnected", which comes after five silent seconds, for longer is dead: the server waits ten
 
 /** Why a session is over: `retryable` when opening another one may help, `resumable` when the server still keeps it. */
 export class SessionEnd extends Error {
@@ -16,20 +16,24 @@ export class SessionEnd extends Error {
 }
 
 export class Session {
-  /** `onReport(report)` gets each chunk's report, `onStream(stream)` the restored video. */
+  /** `onReport(report)` gets each chunk's report, `onStream(stream)` the restored video, which sound may join. */
   constructor({ onReport, onStream }) {
     this.id = null;
     this.pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
     this.ended = new Promise((resolve) => (this.end = resolve));
-    this.pc.addEventListener("track", ({ track }) => onStream(new MediaStream([track])));
+    const back = new MediaStream();
+    this.pc.addEventListener("track", ({ track }) => {
+      back.addTrack(track);
+      if (track.kind === "video") onStream(back);
+    });
     this.channel = this.pc.createDataChannel("report");
     this.channel.addEventListener("message", ({ data }) => this.#receive(JSON.parse(data), onReport));
     this.#watch();
   }
 
   /**
-   * Connects `stream`'s video; `request` is the body of POST /sessions without the SDP, with `resume` for a session
-   * that lost its connection. Throws ServerError.
+   * Connects `stream`'s video, and its sound if it has any; `request` is the body of POST /sessions without the SDP,
+   * with `resume` for a session that lost its connection. Throws ServerError.
    */
   async open(stream, request, signal) {
     this.pc.setConfiguration({ ...this.pc.getConfiguration(), iceServers: await getIceServers(signal) });
@@ -83,6 +87,7 @@ export class Session {
     const transceiver = this.pc.addTransceiver(track, { direction: "sendrecv", streams: [stream], sendEncodings: [encoding] });
     this.sender = transceiver.sender;
     preferVp8(transceiver);
+    for (const sound of stream.getAudioTracks()) this.pc.addTransceiver(sound, { direction: "sendrecv", streams: [stream] });
   }
 
   #receive(message, onReport) {

@@ -10,14 +10,15 @@ export class SourceError extends Error {}
 
 /**
  * Opens a source: `{stream, stop, ended}`; `ended` resolves when it runs dry by itself.
- * `size` is {width, height} of the restored picture; `native` keeps the source's own pixels (cut to the same shape).
+ * `size` is {width, height} of the restored picture; `native` keeps the source's own pixels (cut to the same shape);
+ * `sound` asks for the sound of a camera or a file too.
  */
-export async function openSource(kind, { size, native, file }) {
+export async function openSource(kind, { size, native, file, sound }) {
   if (kind === "scene") return openScene(size);
-  if (kind === "camera") return shaped(await openCamera(size), size, native, false);
+  if (kind === "camera") return shaped(await openCamera(size, sound), size, native, false);
   if (kind === "screen") return shaped(await openScreen(), size, native, true);
   if (!file) throw new SourceError("Choose a video file first.");
-  return shaped(await openFile(file), size, native, true);
+  return shaped(await openFile(file, sound), size, native, true);
 }
 
 function openScene({ width, height }) {
@@ -25,9 +26,9 @@ function openScene({ width, height }) {
   return pump(width, height, (context, seconds) => scene.draw(context, seconds), () => {});
 }
 
-async function openCamera({ width, height }) {
+async function openCamera({ width, height }, sound) {
   const wish = { width: { ideal: width }, height: { ideal: height }, frameRate: { ideal: FPS } };
-  const stream = await ask("camera", () => media().getUserMedia({ video: wish, audio: false }));
+  const stream = await ask("camera", () => media().getUserMedia({ video: wish, audio: sound }));
   return fromStream(stream);
 }
 
@@ -64,10 +65,10 @@ async function fromStream(stream) {
   await started(video, "The picture did not start.");
   const [track] = stream.getVideoTracks();
   const ended = new Promise((resolve) => track.addEventListener("ended", resolve, { once: true }));
-  return { video, stream, ended, stop: () => stream.getTracks().forEach((t) => t.stop()) };
+  return { video, stream, sound: stream.getAudioTracks(), ended, stop: () => stream.getTracks().forEach((t) => t.stop()) };
 }
 
-async function openFile(file) {
+async function openFile(file, sound) {
   const video = player();
   video.loop = true;
   video.src = URL.createObjectURL(file);
@@ -78,7 +79,13 @@ async function openFile(file) {
     URL.revokeObjectURL(video.currentSrc);
   };
   await started(video, `This browser cannot play ${file.name}: expected a video such as MP4 (H.264) or WebM.`);
-  return { video, stop, ended: new Promise(() => {}) };
+  return { video, sound: sound ? soundTracks(video) : [], stop, ended: new Promise(() => {}) };
+}
+
+/** The sound of a video that plays, which its being muted here does not touch; none where the browser gives none. */
+function soundTracks(video) {
+  const capture = video.captureStream ?? video.mozCaptureStream;
+  return capture ? capture.call(video).getAudioTracks() : [];
 }
 
 function player() {
@@ -106,6 +113,7 @@ function shaped(source, size, native, scaled) {
     context.drawImage(video, now.x, now.y, now.width, now.height, 0, 0, target.width, target.height);
   };
   const canvas = pump(target.width, target.height, draw, source.stop);
+  for (const track of source.sound) canvas.stream.addTrack(track);
   return { ...canvas, ended: source.ended };
 }
 

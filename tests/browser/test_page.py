@@ -37,6 +37,16 @@ LUMA = """() => {
     c.drawImage(video, 0, 0, video.videoWidth / 3, video.videoHeight, 0, 0, 64, 36);
     return [...c.getImageData(0, 0, 64, 36).data].filter((_, i) => i % 4 === 1);
 }"""
+LISTEN = """() => {
+    const context = new AudioContext(), analyser = context.createAnalyser(), wave = new Float32Array(analyser.fftSize);
+    context.createMediaStreamSource(document.querySelector("#restored").srcObject).connect(analyser);
+    globalThis.loudest = 0;
+    setInterval(() => {
+        analyser.getFloatTimeDomainData(wave);
+        loudest = Math.max(loudest, ...wave);
+    }, 20);
+}"""
+"""Keeps the highest sample of the sound that came back: Chromium's camera beeps once a second."""
 NOTE_STATES = """globalThis.states = {};
     new MutationObserver(() => (states[document.body.dataset.state] = document.querySelector("#wait p").textContent))
         .observe(document.body, { attributes: true })"""
@@ -293,6 +303,20 @@ async def test_restore_only_takes_the_source_as_the_measurement(visit):
         assert "dB" not in await figure(page, "psnr")
 
 
+async def test_the_cameras_sound_comes_back_with_the_picture_where_it_was_asked_for(visit):
+    async with visit() as page:
+        await choose(page, "source", "camera")
+        await page.check("#sound")
+        await start(page)
+        assert await page.evaluate("[restored.muted, restored.srcObject.getAudioTracks().length]") == [False, 1]
+        await page.evaluate(LISTEN)
+        await page.wait_for_function("loudest > 0.01", timeout=STREAM_MS, polling=300)
+        await page.uncheck("#sound")
+        await page.wait_for_function("restored.muted && restored.srcObject.getAudioTracks().length === 0")
+        await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
+        assert len(page.sessions) == 2
+
+
 async def test_leaving_the_page_ends_the_session(visit, server):
     async with visit() as page:
         await start(page)
@@ -338,6 +362,18 @@ async def test_a_connection_that_is_cut_is_made_anew_and_the_same_stream_goes_on
         assert len(page.sessions) == 2 and page.sessions[0] == page.sessions[1]
         assert after["resumed"] == 1 and after["age"] > before["age"]
         assert after["chunk"]["chunk"] > before["chunk"]["chunk"], "its chunks are counted on"
+
+
+async def test_frames_that_the_way_loses_are_told_to_the_operator_and_to_the_person(visit, server, cut_ways):
+    async with visit() as page, cut_ways(page) as ways:
+        await start(page)
+        ways.cut()
+        await page.wait_for_timeout(700)
+        ways.mend()
+        await page.wait_for_function("drops.textContent.includes('lost on the way')", timeout=STREAM_MS)
+        report = await ask(page, server)
+        assert report["resumed"] == 0 and len(page.sessions) == 1
+        assert 2 <= report["frames"]["lost"] <= 40
 
 
 async def test_a_connection_that_is_cut_after_the_session_is_gone_opens_another(visit, server, cut_ways):
