@@ -40,8 +40,17 @@ def test_a_report_of_heavy_loss_lowers_the_rate_at_once():
     """Smoothed like the others, it took three seconds in which the queue was full and no picture came whole."""
     follower = RateFollower(bitrates(832, 480, 16))
     follower.sent = start = follower.choose(0.0)
-    follower.lose(0.5)
-    assert follower.choose(1.0) == start / 2
+    follower.lose(0.4)
+    assert follower.choose(1.0) == pytest.approx(0.6 * start, abs=1)
+
+
+def test_a_blackout_halves_the_rate_and_no_more():
+    """Its one report of 100 % took the rate to the least there is, for minutes."""
+    follower = RateFollower(bitrates(832, 480, 16))
+    follower.sent = start = follower.choose(0.0)
+    for second, share in enumerate((1.0, 0.0, 0.02, 0.0), start=1):
+        follower.lose(share)
+        assert follower.choose(second) == start / 2
 
 
 def test_the_chance_losses_of_a_good_way_do_not_lower_it():

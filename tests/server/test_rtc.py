@@ -21,6 +21,7 @@ from aiortc.rtp import RtpPacket
 from av import VideoFrame
 
 import server.rtc
+from server.bitrate import bitrates
 from server.reception import EncodedFrame
 from server.rtc import (
     Arrival,
@@ -503,7 +504,7 @@ def test_a_rate_that_wavers_does_not_rebuild_the_encoder():
     for number in range(160):
         now[0] = number / FPS
         encoder.encode(footage(number))
-        encoder.target_bitrate = int(rng.uniform(0.85, 1.25) * 700_000)
+        encoder.target_bitrate = int(rng.uniform(0.85, 1.25) * bitrates(WIDTH, HEIGHT, FPS).start)
     assert encoder.rebuilds == 1
 
 
