@@ -25,7 +25,7 @@ OTHERS = {
 """what --compare takes, and what that is"""
 
 SIZE = (64, 64)
-"""(height, width) where none is given: a CPU is done in a minute"""
+"""(height, width) where none is given: minutes on a CPU"""
 CHUNKS = 5
 
 
