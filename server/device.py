@@ -181,7 +181,7 @@ def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> Warm
 def warmed_up(engine: Engine, solver: SolverConfig, options: DeviceOptions) -> Ready:
     """Warms up and tells what it measured. On a CPU, where there is little to warm, only in the first life.
 
-    After a loss the sessions wait: ready again after 9.7 s with a warm-up, after 7.9 s without (two busy cores, once each).
+    After a loss the sessions wait: ready after 9.7 s with a warm-up, after 7.9 s without (two busy cores, once each).
     """
     if options.measured is not None and engine.model.device.type == "cpu":
         return options.measured
