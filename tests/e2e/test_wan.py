@@ -70,6 +70,7 @@ async def test_a_session_is_restored_by_the_large_model_with_its_own_settings():
         assert max(first["residual"], second["residual"]) < 0.5
 
 
+@pytest.mark.slow  # how slow the model is depends on the machine
 @pytest.mark.timeout(240)
 async def test_a_model_that_is_far_too_slow_holds_to_the_measurement_and_keeps_its_device():
     """No chunk goes through the model, since none would come in time; and none passes by what can be done."""
