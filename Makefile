@@ -34,7 +34,7 @@ test: setup chromium
 	$(BIN)/pytest -q -m "not slow and not gpu and not weights and not network"
 
 # Loss, bursts, thin links and blackouts between network namespaces: in real time, so on a quiet machine.
-network: setup
+network: setup chromium
 	$(BIN)/pytest -q -m network
 
 test-all: setup chromium

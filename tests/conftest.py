@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import logging
+import shutil
 
 import pytest
 import uvloop
@@ -15,6 +16,15 @@ def imported_once():
     """What the imports left on the heap is not looked at again after every test."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def chromium_program():
+    """The path of Chromium. Where it is missing the test fails: pip cannot bring it, but the Makefile does."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.fail("Chromium is not installed: apt-get install chromium")
+    return program
 
 
 @pytest.fixture(autouse=True)

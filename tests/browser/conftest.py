@@ -8,7 +8,6 @@ The tests need Chromium, which pip cannot bring. A Makefile gets it where it is 
 import asyncio
 import json
 import re
-import shutil
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -35,10 +34,7 @@ def camera_clip(tmp_path_factory):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def chromium(camera_clip):
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.fail("Chromium is not installed: apt-get install chromium, or deselect with -m 'not browser'")
+async def chromium(camera_clip, chromium_program):
     arguments = [
         "--no-sandbox",
         "--use-fake-ui-for-media-stream",
@@ -47,7 +43,7 @@ async def chromium(camera_clip):
         "--allow-loopback-in-peer-connection",
     ]
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=arguments)
+        browser = await playwright.chromium.launch(executable_path=chromium_program, args=arguments)
         yield browser
         await browser.close()
 

@@ -3,13 +3,13 @@ import torch
 from safetensors import safe_open
 
 from core.errors import UsageError
+from core.models import umt5
 from core.models.dit import DiTConfig
 from core.models.wan import prompt_rows
 from core.models.weights import PUBLISHED
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
-umt5 = pytest.importorskip("core.models.umt5")
 
 SMALL = transformers.UMT5Config(
     vocab_size=20, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4,

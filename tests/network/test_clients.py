@@ -89,11 +89,8 @@ def whip_whep(tmp_path_factory):
 
 
 @asynccontextmanager
-async def page_of(directory):
-    """A page of another origin than the server's, which imports what lies in `directory`."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
+async def page_of(program, directory):
+    """A page of another origin than the server's in the browser `program`, which imports what lies in `directory`."""
     app = web.Application()
     app.router.add_get("/", blank)
     app.router.add_static("/", directory)
@@ -121,8 +118,8 @@ async def until_over(url):
             await asyncio.sleep(0.1)
 
 
-async def test_whip_whep_of_npm_publishes_and_watches_from_another_origin(avis, whip_whep):
-    async with avis() as url, page_of(whip_whep) as page:
+async def test_whip_whep_of_npm_publishes_and_watches_from_another_origin(avis, whip_whep, chromium_program):
+    async with avis() as url, page_of(chromium_program, whip_whep) as page:
         request = {"url": f"{url}/KIND/cam", "token": TOKEN, "policy": "all"}
         found = await page.evaluate(PUBLISH_AND_WATCH, request)
         assert found["size"] == SIZE
@@ -130,11 +127,11 @@ async def test_whip_whep_of_npm_publishes_and_watches_from_another_origin(avis, 
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
-async def test_whip_whep_uses_the_relay_that_the_answer_links(avis, turn, whip_whep, transport):
+async def test_whip_whep_uses_the_relay_that_the_answer_links(avis, turn, whip_whep, chromium_program, transport):
     """It hears of the TURN server and its login from the `Link` headers of the answer alone."""
     async with turn("--use-auth-secret", "--static-auth-secret=north") as port:
         servers = [f"turn:127.0.0.1:{port}?transport={transport}"]
-        async with avis(ice_servers=servers, ice_secret="north") as url, page_of(whip_whep) as page:
+        async with avis(ice_servers=servers, ice_secret="north") as url, page_of(chromium_program, whip_whep) as page:
             request = {"url": f"{url}/KIND/cam", "token": TOKEN, "policy": "relay"}
             found = await page.evaluate(PUBLISH_AND_WATCH, request)
             assert found["up"] == found["down"] == ["relay", transport]

@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -153,10 +152,7 @@ ECHO_IN_BROWSER = """async ({width, height, fps, seconds}) => {
 }"""
 
 
-async def test_an_echo_to_chromium_takes_80_ms_and_stays_at_its_size():
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
+async def test_an_echo_to_chromium_takes_80_ms_and_stays_at_its_size(chromium_program):
     server = PeerConnection(CONFIG)
 
     async def blank(request):
@@ -170,7 +166,7 @@ async def test_an_echo_to_chromium_takes_80_ms_and_stays_at_its_size():
     app.router.add_post("/echo", answer)
     arguments = ["--no-sandbox", "--allow-loopback-in-peer-connection", "--autoplay-policy=no-user-gesture-required"]
     async with listening(read_settings(port=0), app) as url, async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=arguments)
+        browser = await playwright.chromium.launch(executable_path=chromium_program, args=arguments)
         page = await browser.new_page()
         await page.goto(url)
         wanted = {"width": WIDTH, "height": HEIGHT, "fps": FPS, "seconds": SECONDS + 2}

@@ -41,7 +41,6 @@ def clip(tmp_path):
 
 
 def test_rows_come_with_and_without_output_consistency_and_a_sheet_is_drawn(clip, tmp_path):
-    pytest.importorskip("cv2")
     arguments = ["eval", str(clip), "--size", "64x48", "--frames", "10", "--no-vmaf"]
     arguments += ["--operators", "super_resolution", "--variants", "degraded,x_init,flash"]
     arguments += ["--json", str(tmp_path / "report.json"), "--sheet", str(tmp_path / "sheet.png")]
@@ -101,8 +100,7 @@ def test_shares_that_are_none_are_refused(text):
 
 def test_vmaf_is_high_for_the_same_video_and_lower_for_another(tmp_path):
     ffmpeg = vmaf_ffmpeg()
-    if ffmpeg is None:
-        pytest.skip("no FFmpeg with libvmaf here")
+    assert ffmpeg is not None, "imageio-ffmpeg, of the extra dev, brings an FFmpeg with libvmaf"
     pixels = moving_scene(6, 96, 128)
     noise = np.random.default_rng(0).integers(0, 60, pixels.shape)
     (tmp_path / "a.rgb").write_bytes(pixels.tobytes())

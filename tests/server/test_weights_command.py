@@ -93,7 +93,6 @@ def test_converting_what_is_not_there_names_the_command(tmp_path, capsys):
 
 
 def test_a_prompt_without_the_encoder_names_the_command(tmp_path, capsys):
-    pytest.importorskip("core.models.umt5")
     assert avis(tmp_path, "prompt", "a cat") == 2
     assert "avis weights fetch umt5-xxl" in capsys.readouterr().err
 
