@@ -828,7 +828,9 @@ class PeerConnection(RTCPeerConnection):
         """Ends the connection, also while it is being made: aiortc would go on, and send from a closed peer."""
         for task in self._connecting:
             task.cancel()
-        await asyncio.gather(*self._connecting, return_exceptions=True)
+        for end in await asyncio.gather(*self._connecting, return_exceptions=True):
+            if isinstance(end, Exception):
+                logger.warning("a connection that was being made failed as it was closed: %r", end)
         await super().close()
 
     async def _RTCPeerConnection__connect(self) -> None:
