@@ -85,7 +85,8 @@ class LostFrames(LinearOperator):
         return float((y - self.operator.A(x, past))[known].norm() / y[known].norm().clamp_min(1e-12))
 
     def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor | None:
-        return self.operator.least_squares(self.completed(y, y_past), y_past, x_past)
+        """Of a `y` that is `completed`."""
+        return self.operator.least_squares(y, y_past, x_past)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor | None:
         """Frame by frame where A is; by conjugate gradients (None) where it mixes frames."""

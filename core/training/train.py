@@ -33,7 +33,7 @@ from core.operators import (
     SuperResolution,
     TemporalAverage,
 )
-from core.prox import prox_l2
+from core.prox import least_squares, prox_l2
 from core.solver import Solver, SolverConfig, remember
 from core.training.data import Clips, halve, load_groups, read_clip
 from core.video import from_pixels
@@ -83,7 +83,8 @@ class Sample:
         """Lets the chunk follow the restored frames `prefix`, which some operators' x_init looks at."""
         self.prefix = prefix
         if self.operator.recall:
-            self.x_init = start_of(self.operator, self.y, self.y_past, prefix[-self.operator.recall :])
+            x_past = prefix[-self.operator.recall :]
+            self.x_init = least_squares(self.operator, self.y, self.y_past, FLASH.init_steps, x_past)
 
 
 def draw_operator(rng: random.Random) -> LinearOperator:
@@ -131,14 +132,8 @@ def _chunk(base: LinearOperator, x: Tensor, y: Tensor, start: int, frames: int, 
     y_past = y[max(0, start - max(1, op.lookback)) : start] if start else None
     completed = op.completed(y[here], y_past)
     prefix = x[max(0, start - op.recall) : start] if op.recall and start else None
-    return Sample(op, x[here], completed, start_of(op, completed, y_past, None), op.hint(completed), y_past, prefix)
-
-
-def start_of(op: LinearOperator, y: Tensor, y_past: Tensor | None, x_past: Tensor | None) -> Tensor:
-    """x_init of a chunk (Eq. 9), of an operator that has it in closed form."""
-    x_init = op.least_squares(y, y_past, x_past)
-    assert x_init is not None
-    return x_init.clamp(-1, 1)
+    x_init = least_squares(op, completed, y_past, FLASH.init_steps)
+    return Sample(op, x[here], completed, x_init, op.hint(completed), y_past, prefix)
 
 
 def crop(sample: Sample, margin: int) -> Sample:
