@@ -18,14 +18,14 @@ from server.messages import LOG_FORMAT
 from server.metrics import admin_app
 from server.sessions import Sessions
 from server.settings import Settings
-from server.signaling import SESSIONS, WEB, errors_as_json, routes
+from server.signaling import SESSIONS, WEB, ask_token, errors_as_json, routes
 
 logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> web.Application:
     """The application. Its sessions and its device live from startup to cleanup."""
-    app = web.Application(middlewares=[errors_as_json], client_max_size=settings.max_body)
+    app = web.Application(middlewares=[errors_as_json, ask_token], client_max_size=settings.max_body)
     app[SESSIONS] = Sessions(settings)
     app.add_routes(routes())
     if WEB.is_dir():

@@ -80,7 +80,8 @@ class Settings(BaseSettings):
     """a session's solver settings where it says nothing, by name: see core.solver.SolverConfig"""
 
     token: str | None = None
-    """what WHIP and WHEP clients must show as `Authorization: Bearer`; unset lets everybody in"""
+    """what clients must show as `Authorization: Bearer`, and the page as `#token=...` at the end of its address; unset
+    lets everybody in"""
     recordings: Path | None = None
     """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
     max_players: int = Field(16, ge=1, le=1000)

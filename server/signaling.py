@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import logging
 import math
@@ -36,6 +37,9 @@ WEB = Path(__file__).resolve().parents[1] / "web"
 
 BODY_TIMEOUT = 5.0
 """seconds that a request's body may take to arrive"""
+
+GUARDED = ("/sessions", "/ice", "/stats", "/whip/", "/whep/")
+"""what a client may not reach without the token, where the server asks for one"""
 
 
 class OfferBody(Config):
@@ -228,6 +232,24 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
 
 
+@web.middleware
+async def ask_token(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lets nobody open, see or change anything without the server's token, if it has one. A preflight shows none."""
+    token, shown = request.app[SESSIONS].settings.token, request.headers.get("Authorization", "")
+    guarded = request.path.startswith(GUARDED) and request.method != "OPTIONS"
+    if token is not None and guarded and not shows(shown, token):
+        raise Refusal(401, "unauthorized", "an Authorization: Bearer header with the right token is expected")
+    return await handler(request)
+
+
+def shows(authorization: str, token: str) -> bool:
+    """Whether an Authorization header holds the token, told in the same time whatever it holds."""
+    scheme, _, shown = authorization.partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(
+        shown.strip().encode(errors="surrogateescape"), token.encode()
+    )
+
+
 def count_refusal(request: web.Request, code: str) -> None:
     """Counts a refused request to open something; each code stands in the source, so there are not many."""
     if request.method == "POST":
@@ -238,6 +260,8 @@ def error_response(
     status: int, code: str, message: str, retry_after: float | None = None, place: Place | None = None
 ) -> web.Response:
     headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     body: dict[str, Any] = {"error": {"code": code, "message": message, "retryable": status == 503}}
     if place is not None:
         body["queue"] = {"position": place.position, "ticket": place.ticket}

@@ -8,6 +8,11 @@ export class ServerError extends Error {
   }
 }
 
+let token = null;
+
+/** Shows `given` with every request, to a server that asks for one. */
+export const showToken = (given) => (token = given);
+
 export const getModels = () => call("GET", "/models");
 export const getOperators = () => call("GET", "/operators");
 export const getIceServers = async (signal) => (await call("GET", "/ice", { signal })).iceServers;
@@ -15,7 +20,7 @@ export const openSession = (offer, signal) => call("POST", "/sessions", { body: 
 export const patchSession = (id, change) => call("PATCH", `/sessions/${id}`, { body: change });
 
 /** Ends a session even while the page goes away. */
-export const deleteSession = (id) => fetch(`/sessions/${id}`, { method: "DELETE", keepalive: true });
+export const deleteSession = (id) => fetch(`/sessions/${id}`, { method: "DELETE", keepalive: true, headers: headers() });
 
 /** Resolves when a model is warm; throws a retryable ServerError with the reason while none is. */
 export const askReady = (signal) => call("GET", "/readyz", { signal });
@@ -24,7 +29,7 @@ async function call(method, path, { body, signal } = {}) {
   const response = await reach(path, {
     method,
     signal,
-    headers: body ? { "Content-Type": "application/json" } : {},
+    headers: headers(body),
     body: body && JSON.stringify(body),
   });
   const answer = await readJson(response);
@@ -32,6 +37,10 @@ async function call(method, path, { body, signal } = {}) {
   const error = answer?.error ?? { message: `The server answered ${response.status} to ${method} ${path}.` };
   const wait = Number.parseFloat(response.headers.get("Retry-After"));
   throw new ServerError(response.status, error, Number.isFinite(wait) ? wait : null);
+}
+
+function headers(body) {
+  return { ...(token && { Authorization: `Bearer ${token}` }), ...(body && { "Content-Type": "application/json" }) };
 }
 
 async function reach(path, options) {

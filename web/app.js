@@ -1,6 +1,6 @@
 /** Wires the page: controls to the keeper, the keeper's events to picture and figures. */
 
-import { getModels, getOperators, ServerError } from "./api.js";
+import { getModels, getOperators, ServerError, showToken } from "./api.js";
 import { Figures } from "./figures.js";
 import { Keeper } from "./keeper.js";
 import { MaskEditor } from "./mask.js";
@@ -429,7 +429,18 @@ function each(name, act) {
   for (const input of document.querySelectorAll(`input[name="${name}"]`)) input.addEventListener("change", act);
 }
 
+/** The token in the address, `#token=...`, which goes from there into this tab's memory: an address is soon shared. */
+function takeToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem("avis-token", given);
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+  return sessionStorage.getItem("avis-token");
+}
+
 async function main() {
+  showToken(takeToken());
   setTheme(localStorage.getItem("avis-theme"));
   listen();
   chooseView();

@@ -23,6 +23,7 @@ export function describeState(state, { reason, seconds, refused, lost, resumed, 
 
 /** What a person can do about an error of the server, by its status. */
 export function advice({ status, code }) {
+  if (status === 401) return "Open this page with the server's token at the end of its address: #token=…";
   if (status === 422 || status === 400) return "Change the settings in the panel, then start again.";
   if (status === 404) return "The session is gone: start again.";
   if (status === 413) return "Choose a smaller size.";

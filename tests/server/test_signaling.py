@@ -9,7 +9,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 
 from server.app import create_app
 from server.settings import read_settings
-from server.signaling import SESSIONS
+from server.signaling import SESSIONS, shows
 from server.simulated import SimulatedDevice, SimulatedProcess
 
 GARBAGE = [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{" * 5000, b"[" * 100_000]
@@ -226,6 +226,42 @@ async def test_the_model_and_the_load_are_told(http):
     assert (stats["device"]["state"], stats["sessions"]) == ("ready", [])
     assert stats["processes"]["server"]["rss_bytes"] > 1e7
     assert stats["tasks"] > 0
+
+
+GUARDED = [
+    ("POST", "/sessions"),
+    ("GET", "/sessions/x"),
+    ("PATCH", "/sessions/x"),
+    ("DELETE", "/sessions/x"),
+    ("GET", "/ice"),
+    ("GET", "/stats"),
+    ("GET", "/whip/cam"),
+    ("POST", "/whep/cam"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+async def test_whoever_does_not_show_the_token_opens_sees_and_changes_nothing(method, path):
+    """Only WHIP and WHEP asked for it: POST /sessions and the TURN logins of /ice were open to everybody."""
+    async with TestClient(TestServer(create_app(read_settings(token="s3cret")))) as http:
+        for shown in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+            reply = await http.request(method, path, headers=shown)
+            assert (await refused(reply, 401))["code"] == "unauthorized"
+            assert reply.headers["WWW-Authenticate"] == "Bearer"
+        assert (await http.request(method, path, headers={"Authorization": "bearer s3cret"})).status != 401
+
+
+def test_a_header_of_any_bytes_is_a_wrong_token_and_no_error():
+    assert shows("Bearer s3cret", "s3cret") and shows("bearer  schlüssel", "schlüssel")
+    for wrong in ("", "Bearer", "Bearer ", "Basic s3cret", "Bearer s3cre", "Bearer s3cret.", "Bearer \udcff"):
+        assert not shows(wrong, "s3cret")
+
+
+async def test_the_page_and_what_it_says_of_the_server_need_no_token():
+    async with TestClient(TestServer(create_app(read_settings(token="s3cret")))) as http:
+        for path in ("/", "/app.js", "/healthz", "/models", "/operators"):
+            assert (await http.get(path)).status == 200
+        assert (await http.get("/readyz")).status == 503
 
 
 async def test_nobody_is_told_the_names_of_others_sessions(http, offer):
