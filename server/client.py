@@ -146,11 +146,18 @@ class Client:
         self._asked: float | None = None
         self.waited: float | None = None
         """seconds from the offer to the first frame that came back"""
+        self.reached = "no answer to the offer"
+        """how far the connection was made, when it was ended"""
+        self.ended_by_server = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs the session until its time is over, `stop` is set, or the server ends it."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
-            location = await self._open(http)
+            try:
+                location = await self._open(http)
+            except BaseException:
+                await self._pc.close()
+                raise
             try:
                 await self._stream(stop)
             finally:
@@ -176,7 +183,6 @@ class Client:
         async with http.post(f"{config.url}/sessions", json=body) as response:
             answer = await response.json()
             if response.status != 201:
-                await pc.close()
                 retry_after = response.headers.get("Retry-After")
                 raise Refused(response.status, answer.get("error", {}), retry_after)
         self._tell({"event": "opened", "id": answer["id"], "at": time.monotonic()})
@@ -211,14 +217,21 @@ class Client:
         self._tell({"event": "stopping", "at": time.monotonic(), "last": self._last})
         await first(self._config.linger, stop, self._over, self._complete)
 
+    def why_nothing(self) -> str:
+        """Why no frame came back over a connection that stood."""
+        if self.ended_by_server:
+            return f"the server ended the session ({self.reached})"
+        return f"no frame within {self._config.seconds:g} s ({self.reached})"
+
     async def _close(self, http: aiohttp.ClientSession, location: str) -> None:
+        self.reached = steps(self._pc)
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._flush()
         async with http.delete(location) as response:
-            ended = response.status == 404  # before we did
-        self._tell({"event": "end", "at": time.monotonic(), "ended_by_server": ended})
+            self.ended_by_server = response.status == 404  # before we did
+        self._tell({"event": "end", "at": time.monotonic(), "ended_by_server": self.ended_by_server})
         await self._pc.close()
         for result in results:
             if isinstance(result, Exception):
@@ -291,6 +304,12 @@ def numbered(footage: Footage, number: int, config: ClientConfig) -> Yuv:
     return picture
 
 
+def steps(pc: RTCPeerConnection) -> str:
+    """How far a connection was made: its path, then its keys."""
+    keys = {transceiver.receiver.transport.state for transceiver in pc.getTransceivers()}
+    return f"ICE {pc.iceConnectionState}, DTLS {' and '.join(sorted(keys))}"
+
+
 def luma_of(frame: av.VideoFrame) -> Luma:
     """The luma rows of a yuv420p frame, not copied."""
     plane = frame.planes[0]
@@ -343,32 +362,31 @@ async def main() -> None:
             await session(config, footage, stop)
         for _ in range(config.visits):
             if not stop.is_set():
-                tell({"event": "visited", "seconds": await session(config, footage, stop)})
+                seconds, reason = await session(config, footage, stop)
+                tell({"event": "visited", "seconds": seconds, "reason": reason})
     finally:
         closing.cancel()
 
 
-async def session(config: ClientConfig, footage: Footage, stop: asyncio.Event) -> float | None:
-    """Runs one session, and returns the seconds until its first frame was back; None when none came."""
+async def session(config: ClientConfig, footage: Footage, stop: asyncio.Event) -> tuple[float | None, str | None]:
+    """Runs one session: the seconds until its first frame was back, or why none came."""
     client = Client(config, footage, tell)
+    reason = "ended before a frame was back"
     try:
         await client.run(stop)
+        reason = client.why_nothing()
     except Refused as refusal:
         retry_after = float(refusal.retry_after) if refusal.retry_after else None
-        tell(
-            {
-                "event": "refused",
-                "status": refusal.status,
-                "code": refusal.code,
-                "reason": str(refusal),
-                "retry_after": retry_after,
-            }
-        )
+        told = {"status": refusal.status, "code": refusal.code, "reason": str(refusal), "retry_after": retry_after}
+        tell({"event": "refused", **told})
+        reason = f"refused: {refusal.status} {refusal.code}"
     except TimeoutError:
-        tell({"event": "failed", "reason": f"not connected within {config.connect_timeout:g} s"})
+        reason = f"not connected within {config.connect_timeout:g} s ({client.reached})"
+        tell({"event": "failed", "reason": reason})
     except aiohttp.ClientError as error:
+        reason = f"no answer to HTTP: {type(error).__name__}"
         tell({"event": "failed", "reason": f"{config.url}: {error}"})
-    return client.waited
+    return client.waited, reason if client.waited is None else None
 
 
 if __name__ == "__main__":

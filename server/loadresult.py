@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +79,9 @@ def cycles_summary(outcome: Outcome) -> dict[str, Any]:
     visits = [seconds for tally in outcome.clients for seconds in tally.visits]
     waited = [seconds for seconds in visits if seconds is not None]
     quantiles = {f"p{p}": milliseconds(quantile(waited, p / 100)) for p in (50, 95)}
-    return {"done": len(waited), "failed": len(visits) - len(waited), "first_frame_ms": quantiles}
+    reasons: Counter[str] = sum((tally.reasons for tally in outcome.clients), Counter())
+    failed = len(visits) - len(waited)
+    return {"done": len(waited), "failed": failed, "reasons": dict(reasons), "first_frame_ms": quantiles}
 
 
 def device_summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -139,7 +142,8 @@ def told_cycles(part: dict[str, Any]) -> list[str]:
     first = part["first_frame_ms"]
     return [
         f"cycles: {part['done']} done, {part['failed']} failed, first frame p50 {shown(first['p50'])} "
-        f"p95 {shown(first['p95'])} ms"
+        f"p95 {shown(first['p95'])} ms",
+        *(f"failed {count}: {reason}" for reason, count in part["reasons"].items()),
     ]
 
 

@@ -70,6 +70,8 @@ class Tally:
     ended: bool = False
     visits: list[float | None] = field(default_factory=list)
     """seconds until the first frame of each session that was opened only to be closed; None when none came"""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """why none came"""
 
     @property
     def over(self) -> bool:
@@ -91,7 +93,7 @@ class Tally:
             case "failed":
                 self.failure = line["reason"]
             case "visited":
-                self._take_visit(line["seconds"])
+                self._take_visit(line["seconds"], line.get("reason"))
             case "end":
                 self.ended = True
                 if line["ended_by_server"]:
@@ -180,9 +182,11 @@ class Tally:
         elif self.last is None or number <= self.last:
             self.frames.append(Back(number, sent, at))
 
-    def _take_visit(self, seconds: float | None) -> None:
+    def _take_visit(self, seconds: float | None, reason: str | None) -> None:
         """The next session's numbers begin anew."""
         self.visits.append(seconds)
+        if seconds is None:
+            self.reasons[reason or "unknown"] += 1
         self.frames.clear()
         self.last = None
 

@@ -15,6 +15,7 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from av import VideoFrame
 
 from core.errors import UsageError
+from server.client import ClientConfig, session
 from server.footage import Clip, SyntheticScene
 from server.loadreport import page
 from server.loadresult import Outcome, summary, table
@@ -41,8 +42,8 @@ class Echo(MediaStreamTrack):
 class EchoServer:
     """The routes that a load test uses; sessions beyond `places` are refused."""
 
-    def __init__(self, places=100, crossed=False, ready=True):
-        self.places, self.crossed, self.ready = places, crossed, ready
+    def __init__(self, places=100, crossed=False, ready=True, deaf=False, mute=False):
+        self.places, self.crossed, self.ready, self.deaf, self.mute = places, crossed, ready, deaf, mute
         self.connections, self.tracks = [], []
         self.deleted = 0
         self.device = None
@@ -81,7 +82,7 @@ class EchoServer:
         def on_track(track):
             self.tracks.append(track)
             source = self.tracks[0] if self.crossed else track
-            if self.crossed and len(self.tracks) == 1:
+            if self.mute or (self.crossed and len(self.tracks) == 1):
                 return
             pc.addTrack(Echo(source))
 
@@ -91,7 +92,11 @@ class EchoServer:
 
         await pc.setRemoteDescription(RTCSessionDescription(body["sdp"], "offer"))
         await pc.setLocalDescription(await pc.createAnswer())
-        answer = {"id": f"s{len(self.connections)}", "sdp": pc.localDescription.sdp, "type": "answer"}
+        sdp = pc.localDescription.sdp
+        if self.deaf:  # its candidates are nobody's
+            sdp = re.sub(r"(a=candidate:\S+ 1 udp \d+) \S+ \d+", r"\1 192.0.2.1 9", sdp)
+            await pc.close()
+        answer = {"id": f"s{len(self.connections)}", "sdp": sdp, "type": "answer"}
         return web.json_response(answer, status=201)
 
     async def close(self, request):
@@ -211,9 +216,29 @@ def test_cycles_open_see_a_frame_and_close(tmp_path, serve, capsys):
     assert "server rss MiB: before 1.0, after 1.0, most 1.0" in told
 
 
-def test_cycles_that_get_no_session_failed(tmp_path, serve):
-    code, result = loadtest(tmp_path, serve(EchoServer(places=0)), "--cycles", "2", "--size", "256x144")
-    assert (code, result["cycles"]["done"], result["cycles"]["failed"]) == (1, 0, 2)
+def test_cycles_that_get_no_session_failed_and_say_why(tmp_path, serve, capsys):
+    code, result = loadtest(
+        tmp_path, serve(EchoServer(places=1)), "--cycles", "3", "--at-once", "1", "--size", "256x144"
+    )
+    assert (code, result["cycles"]["done"], result["cycles"]["failed"]) == (1, 1, 2)
+    assert result["cycles"]["reasons"] == {"refused: 503 full": 2}
+    assert "failed 2: refused: 503 full" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("deaf", r"not connected within 1 s \(ICE checking, DTLS new\)"),
+        ("mute", r"no frame within 1 s \(ICE completed, DTLS connected\)"),
+        ("gone", r"no answer to HTTP: ClientConnectorError"),
+    ],
+)
+async def test_a_session_that_came_to_nothing_says_how_far_it_came(serve, fault, reason):
+    url = "http://127.0.0.1:9" if fault == "gone" else serve(EchoServer(**{fault: True}))
+    config = ClientConfig(url=url, width=256, height=144, seconds=1, linger=0.1, connect_timeout=1, visits=1)
+    seconds, found = await session(config, SyntheticScene(256, 144), asyncio.Event())
+    assert seconds is None
+    assert re.fullmatch(reason, found), found
 
 
 def test_one_command_tells_what_a_bad_client_costs_the_others(tmp_path, serve, capsys):
