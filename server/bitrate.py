@@ -5,6 +5,7 @@ Pure: time is an argument.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 REFERENCE_PIXELS = 832 * 480 * 16
@@ -13,6 +14,10 @@ REFERENCE_BPS = 2_300_000
 LEAST_BPS = 200_000
 SHORT_WAY = 0.1
 """seconds there and back; with a full queue on it, no way is short"""
+SHARE = 0.75
+"""of what a way was seen to carry that the first pictures may take: the rest is for headers, repeats and key frames"""
+LEAST_ANSWERS = 6
+"""packets of a burst that must be answered before it says anything"""
 
 
 @dataclass(frozen=True)
@@ -34,15 +39,27 @@ def bitrates(width: int, height: int, fps: float) -> Bitrates:
     return Bitrates(start, LEAST_BPS, max(2 * start, 4 * LEAST_BPS))
 
 
+def capacity(answers: Sequence[float], size: int) -> float | None:
+    """Bits per second of a way, told by when a burst of packets of `size` bytes was answered; None: too few were.
+
+    A thin way spreads a burst to the rate that it carries. A lost packet or a late answer makes it look thinner.
+    """
+    if len(answers) < LEAST_ANSWERS:
+        return None
+    return 8 * size * (len(answers) - 1) / max(max(answers) - min(answers), 1e-3)
+
+
 @dataclass
 class RateFollower:
     """Follows the receiver's estimate in few, large steps: each rebuilds the encoder and costs a key frame.
 
+    It starts within `capacity`, what the way was seen to carry before the first picture, in bits per second.
     A receiver estimates little more than it gets, so an estimate below our rate says nothing while the
     picture is simple and we send less. Only one clearly below what we do send makes us send less.
     """
 
     rates: Bitrates
+    capacity: float | None = None
     current: int = 0
     sent: float = 0
     """bits per second that left lately"""
@@ -76,13 +93,19 @@ class RateFollower:
         return self.current
 
     def _wanted(self) -> int:
-        usual = self.current or self.rates.start
+        usual = self.current or self._opening()
         if self._estimate is None:
             return usual
         heavy = self._estimate < 0.6 * self.sent
         if self._binding >= 2 or heavy:
             return self.rates.clamp(min(self._estimate, usual))
         return self.rates.clamp(max(self._estimate, usual))
+
+    def _opening(self) -> int:
+        """The first rate: what the picture deserves, or what the way takes."""
+        if self.capacity is None:
+            return self.rates.start
+        return min(self.rates.start, self.rates.clamp(SHARE * self.capacity))
 
     def _worth(self, wanted: int, since: float, free: bool) -> bool:
         """Down at once when it is needed, up rarely: a wrong step up fills the receiver's queue."""
@@ -99,7 +122,7 @@ class Pacer:
     factor: float = 2.5
     """how much faster than the encoder's rate packets leave"""
     burst: int = 12_000
-    """bytes that may leave at once: an ordinary picture"""
+    """bytes that may leave at once: an ordinary picture, or a twentieth of a second where that is less"""
     _free: float = 0.0
     _newest: int | None = None
 
@@ -109,10 +132,11 @@ class Pacer:
         self._newest = sequence if new else self._newest
         return new
 
-    def wait(self, size: int, bps: float, now: float) -> float:
-        """Seconds until a packet of `size` bytes may leave."""
-        rate = self.factor * max(bps, LEAST_BPS) / 8
-        self._free = max(self._free, now - self.burst / rate) + size / rate
+    def wait(self, size: int, bps: float, now: float, way: float | None = None) -> float:
+        """Seconds until a packet of `size` bytes may leave, on a way that was seen to carry `way` bits per second."""
+        bps = max(bps, LEAST_BPS)
+        rate = min(self.factor * bps, max(1.25 * bps, way or float("inf"))) / 8
+        self._free = max(self._free, now - min(self.burst / rate, 0.05)) + size / rate
         return max(0.0, self._free - now)
 
 

@@ -53,7 +53,7 @@ from av.video.frame import PictureType
 from pydantic import Field
 
 from core.config import Config
-from server.bitrate import Pacer, RateFollower, Repeats, bitrates
+from server.bitrate import Pacer, RateFollower, Repeats, bitrates, capacity
 from server.reception import (
     EncodedFrame,
     FrameAssembler,
@@ -74,6 +74,11 @@ KNOWN_VERSIONS = {"aiortc": "1.16.0", "aioice": "0.13.0"}
 
 LEAST_PAUSE = 0.002
 """seconds; a shorter sleep costs more than it spreads"""
+PROBES, PROBE_CHECKS, PROBE_PADDING = 2, 24, 763
+"""bursts before the first picture, connectivity checks in each, and bytes that make each larger: as many as SOFTWARE
+may have (RFC 8489, 14.14), which whoever answers does not look at"""
+UDP_HEADERS = 28
+"""bytes of UDP and IPv4 around a datagram"""
 
 
 def check_versions() -> None:
@@ -404,6 +409,9 @@ def create_decoder(name: str, max_pixels: int) -> av.VideoCodecContext:
 class VideoEncoder(Encoder):
     """VP8 for restored pictures: the rate fits the size, the denoiser is off, key frames are bounded."""
 
+    capacity: float | None = None
+    """bits per second that the way was seen to carry, where that is known before the first picture"""
+
     def __init__(self, fps: float, now: Callable[[], float]):
         self._fps = fps
         self._now = now
@@ -452,7 +460,7 @@ class VideoEncoder(Encoder):
         context = self._context
         if context is None or (frame.width, frame.height) != (context.width, context.height):
             rates = bitrates(frame.width, frame.height, self._fps)
-            self._follower = RateFollower(rates)
+            self._follower = RateFollower(rates, self.capacity)
             context = None
         assert self._follower is not None
         bps = self._follower.choose(self._now(), free)
@@ -528,7 +536,7 @@ class History(dict[int, RtpPacket]):
 
 
 class VideoSender(RTCRtpSender):
-    """A sender with our encoder and a longer memory."""
+    """A sender with our encoder and a longer memory, which looks how much its way carries before it starts."""
 
     def __init__(self, track_or_kind: MediaStreamTrack | str, transport: RTCDtlsTransport, config: RtcConfig):
         super().__init__(track_or_kind, transport)
@@ -539,6 +547,7 @@ class VideoSender(RTCRtpSender):
         self._repeats = Repeats()
         self._last_key = float("-inf")
         self._later: asyncio.TimerHandle | None = None
+        self._beginning: asyncio.Task[None] | None = None
         self.retransmitted = 0
 
     @property
@@ -552,13 +561,30 @@ class VideoSender(RTCRtpSender):
             self._RTCRtpSender__encoder: Encoder = VideoEncoder(self._config.fps, clock)
         if isinstance(self.transport, GuardedDtls):
             self.transport.paced[self._ssrc] = self._pace
+        if self._beginning is None:
+            self._beginning = asyncio.create_task(self._begin(parameters))
+
+    async def _begin(self, parameters: RTCRtpSendParameters) -> None:
+        """Sends from when the way is known; a receiver in the same place is not kept waiting for that."""
+        agent = self.transport.transport._connection
+        if self.encoder is not None and isinstance(agent, BoundConnection):
+            self.encoder.capacity = await agent.capacity()
         await super().send(parameters)
+
+    async def stop(self) -> None:
+        if self._beginning is not None:
+            self._beginning.cancel()
+            [end] = await asyncio.gather(self._beginning, return_exceptions=True)
+            if isinstance(end, Exception):
+                logger.warning("a video did not begin to be sent: %r", end)
+        await super().stop()
 
     def _pace(self, sequence: int, size: int) -> float:
         """Seconds that a packet has to wait; those that are sent again do not."""
         if self.encoder is None or not self._pacer.is_new(sequence):
             return 0.0
-        return self._pacer.wait(size, self.encoder.target_bitrate, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        return self._pacer.wait(size, self.encoder.target_bitrate, now, self.encoder.capacity)
 
     async def _handle_rtcp_packet(self, packet: Any) -> None:
         if isinstance(packet, RtcpRrPacket | RtcpSrPacket) and self.encoder is not None:
@@ -628,6 +654,31 @@ class BoundConnection(Connection):
         connection.__class__ = cls
         assert isinstance(connection, cls)
         connection.rtc = config
+
+    async def capacity(self) -> float | None:
+        """Bits per second that the way to the peer carries, as bursts of padded connectivity checks show; or None."""
+        found = [capacity(*await self._burst()) for _ in range(PROBES)]
+        return max((rate for rate in found if rate is not None), default=None)
+
+    async def _burst(self) -> tuple[list[float], int]:
+        """When the checks of one burst were answered, and the size of each on the way, in bytes."""
+        pair = self._nominated.get(1)
+        if pair is None or self.remote_password is None:
+            return [], 0
+        key = self.remote_password.encode()
+        requests = [self.build_request(pair, nominate=False) for _ in range(PROBE_CHECKS)]
+        for request in requests:
+            request.attributes["SOFTWARE"] = "avis".ljust(PROBE_PADDING, ".")
+        clock = asyncio.get_running_loop().time
+        answers: list[float] = []
+
+        async def ask(request: stun.Message) -> None:
+            with suppress(stun.TransactionError):
+                await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=0)
+                answers.append(clock())
+
+        await asyncio.gather(*map(ask, requests))
+        return answers, len(bytes(requests[0])) + UDP_HEADERS
 
     async def get_component_candidates(
         self,
@@ -822,6 +873,7 @@ class PeerConnection(RTCPeerConnection):
             found |= {"retransmitted": sender.retransmitted}
         if sender and (encoder := sender.encoder):
             found |= {"target_bps": encoder.target_bitrate, "encoder_rebuilds": encoder.rebuilds}
+            found |= {"capacity_bps": round(encoder.capacity) if encoder.capacity else None}
         return found
 
     async def close(self) -> None:

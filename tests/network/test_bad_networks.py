@@ -85,7 +85,7 @@ async def call(seconds, **profile):
             target.stdin.write((await line(source)).encode())
             await target.stdin.drain()
         told, sender = json.loads(await line(server)), json.loads(await line(camera))
-        told |= {name: sender.get(name) for name in ("sent", "retransmitted", "target_bps", "encoder_rebuilds")}
+        told |= {name: sender.get(name) for name in ("sent", "retransmitted", "target_bps", "encoder_rebuilds", "capacity_bps")}
         print(profile, told)
         return told
     finally:

@@ -104,6 +104,36 @@ class Way:
             return
 
 
+class Thin:
+    """What leaves a socket, no faster than a thin way takes it."""
+
+    def __init__(self, transport, bps):
+        self.transport, self.bps, self.free = transport, bps, 0.0
+
+    def sendto(self, data, addr):
+        loop = asyncio.get_running_loop()
+        self.free = max(self.free, loop.time()) + 8 * len(data) / self.bps
+        loop.call_at(self.free, self.transport.sendto, data, addr)
+
+    def __getattr__(self, name):
+        return getattr(self.transport, name)
+
+
+def over_thin_way(bps):
+    """A client all of whose packets go over a way that takes `bps` bits per second."""
+    client = PeerConnection(LOCAL)
+    gather = client._RTCPeerConnection__gather
+
+    async def gather_thin():
+        await gather()
+        (transport,) = client._RTCPeerConnection__iceTransports
+        for protocol in transport._connection._protocols:
+            protocol.transport = Thin(protocol.transport, bps)
+
+    client._RTCPeerConnection__gather = gather_thin
+    return client
+
+
 class Call:
     """A client that shows its camera and a server that looks."""
 
@@ -184,6 +214,36 @@ def test_loss_is_repaired_and_pictures_stay_whole_and_in_order():
             assert psnr(frame, picture(number)) > 25, "a damaged picture was shown"
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("bps", [400_000, 10e9])
+def test_the_first_picture_fits_the_way_that_it_goes(bps):
+    """A rate for wide ways filled the queue of a thin one before anybody could say so."""
+
+    async def run():
+        async with Call(client=over_thin_way(bps)) as call:
+            await until(lambda: len(call.seen) > 3)
+            return call.client.counters(), call.client.video_sender.encoder.target_bitrate
+
+    counters, first = asyncio.run(run())
+    start = bitrates(WIDTH, HEIGHT, FPS).start
+    assert counters["encoder_rebuilds"] == 1
+    if bps > 1e9:
+        assert first == start and counters["capacity_bps"] > 1.5 * start
+    else:
+        assert counters["capacity_bps"] == pytest.approx(bps, rel=0.25) and first < 0.9 * bps < start
+
+
+def test_a_video_that_is_closed_while_its_way_is_looked_at_ends(caplog):
+    async def run():
+        async with Call(client=over_thin_way(100_000)) as call:
+            await until(lambda: call.client.video_sender._beginning is not None)
+            await asyncio.sleep(0.05)
+            assert not call.client.video_sender._beginning.done(), "the way was too wide: the test shows nothing"
+        return len(asyncio.all_tasks()), call.camera.number
+
+    assert asyncio.run(run()) == (1, 0)
+    assert "did not begin" not in caplog.text
 
 
 def test_a_blackout_ends_with_a_key_frame_and_a_frame_that_says_what_is_lost():
