@@ -135,7 +135,7 @@ class Pacer:
     def wait(self, size: int, bps: float, now: float, way: float | None = None) -> float:
         """Seconds until a packet of `size` bytes may leave, on a way that was seen to carry `way` bits per second."""
         bps = max(bps, LEAST_BPS)
-        rate = min(self.factor * bps, max(1.25 * bps, way or float("inf"))) / 8
+        rate = min(self.factor * bps, max(1.25 * bps, 0.9 * way if way else float("inf"))) / 8
         self._free = max(self._free, now - min(self.burst / rate, 0.05)) + size / rate
         return max(0.0, self._free - now)
 
