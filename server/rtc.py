@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
@@ -77,6 +77,8 @@ LEAST_PAUSE = 0.002
 PROBES, PROBE_CHECKS, PROBE_PADDING = 2, 24, 763
 """bursts before the first picture, connectivity checks in each, and bytes that make each larger: as many as SOFTWARE
 may have (RFC 8489, 14.14), which whoever answers does not look at"""
+PROBE_PATIENCE = 0.06
+"""seconds after one answer that the next of a burst is waited for: one that was lost does not come"""
 UDP_HEADERS = 28
 """bytes of UDP and IPv4 around a datagram"""
 
@@ -130,7 +132,7 @@ class Arrival:
     at: float
     """when its last packet came, in the event loop's clock"""
     lost: bool
-    """frames between this one and the one before it were lost on the way"""
+    """frames between this one and the one before it were lost, on the way or here for want of room"""
 
 
 # --- receiving ------------------------------------------------------------------------------------
@@ -145,11 +147,15 @@ class FrameQueue(asyncio.Queue[Any]):
         self.dropped = 0
 
     def offer(self, frame: Frame | av.Packet[Any] | None) -> None:
-        """Queues `frame`, or the end of the track, and drops the oldest frame beyond the limit."""
-        if self.qsize() >= self._limit:
-            self.get_nowait()
-            self.dropped += 1
+        """Queues `frame`, or the end of the track, and drops the oldest frame beyond the limit: the next one tells."""
         self.put_nowait(frame)
+        if self.qsize() <= self._limit:
+            return
+        self.get_nowait()
+        self.dropped += 1
+        oldest = self._queue[0]  # type: ignore[attr-defined]
+        if oldest is not None and isinstance(oldest.opaque, Arrival):
+            oldest.opaque = replace(oldest.opaque, lost=True)
 
     async def put(self, frame: Frame | av.Packet[Any] | None) -> None:
         self.offer(frame)
@@ -368,9 +374,13 @@ class Decoder:
         return 0 < width * height <= self._config.max_pixels
 
     def _run(self, loop: asyncio.AbstractEventLoop, frames: FrameQueue, on_error: Callable[[], None]) -> None:
-        name, context = "", None
+        name, context, broken = "", None, False
         while (item := self._queue.get()) is not None:
             codec, encoded = item
+            if broken and not encoded.key:
+                self.refused += 1  # what it refers to is not what its sender had
+                continue
+            encoded, broken = replace(encoded, lost=encoded.lost or broken), False
             if context is None or codec.name != name:
                 name, context = codec.name, create_decoder(codec.name, self._config.max_pixels)
             try:
@@ -378,6 +388,7 @@ class Decoder:
             except av.FFmpegError as error:
                 logger.debug("a %s frame cannot be decoded: %s", name, error)
                 self.refused += 1
+                broken = True
                 loop.call_soon_threadsafe(on_error)
                 continue
             for frame in decoded:
@@ -677,7 +688,15 @@ class BoundConnection(Connection):
                 await pair.protocol.request(request, pair.remote_addr, integrity_key=key, retransmissions=0)
                 answers.append(clock())
 
-        await asyncio.gather(*map(ask, requests))
+        waiting = {asyncio.create_task(ask(request)) for request in requests}
+        done = waiting
+        try:
+            while done and waiting:
+                patience = PROBE_PATIENCE if answers else None
+                done, waiting = await asyncio.wait(waiting, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
         return answers, len(bytes(requests[0])) + UDP_HEADERS
 
     async def get_component_candidates(

@@ -34,6 +34,7 @@ from server.rtc import (
     VideoEncoder,
     check_versions,
     create_decoder,
+    create_vp8_encoder,
 )
 from server.sdp import AnswerOptions, SdpLimits, parse_fragment, parse_offer
 
@@ -295,6 +296,49 @@ def test_frames_that_nobody_takes_are_bounded():
             await asyncio.sleep(1.5)
             assert call.server.video.frames_dropped > 5
             call.tasks.clear()
+            track, [*before] = call.server.video.track, call.seen
+            next_one, after = [await track.recv() for _ in range(2)]
+        assert number_of(next_one) > before[-1][1] + 5
+        assert next_one.opaque.lost and not after.opaque.lost
+
+    asyncio.run(run())
+
+
+def test_frames_dropped_for_want_of_room_are_told_by_the_next_one():
+    """They were counted and nothing else: what stood in for them was taken for measured."""
+
+    def frame(number):
+        made = picture(number)
+        made.opaque = Arrival(0.0, lost=False)
+        return made
+
+    frames = server.rtc.FrameQueue(2)
+    for number in range(5):
+        frames.offer(frame(number))
+    taken = [frames.get_nowait() for _ in range(2)]
+    assert [(number_of(one), one.opaque.lost) for one in taken] == [(3, True), (4, False)]
+    for end in (frame(5), frame(6), None, None):
+        frames.offer(end)
+    assert [frames.get_nowait() for _ in range(2)] == [None, None] and frames.dropped == 5
+
+
+def test_after_a_frame_that_cannot_be_decoded_nothing_is_shown_that_refers_to_it():
+    async def run():
+        loop, frames, errors = asyncio.get_running_loop(), server.rtc.FrameQueue(9), []
+        decoder = Decoder(RtcConfig())
+        context = create_vp8_encoder(WIDTH, HEIGHT, 1_000_000)
+        made = [bytes(p) for n in range(4) for p in context.encode(picture(n))]
+        context = create_vp8_encoder(WIDTH, HEIGHT, 1_000_000)
+        made += [bytes(p) for p in context.encode(picture(4))]
+        made[1] = b"\x11" * 8
+        for number, data in enumerate(made):
+            sent = EncodedFrame(data, 5625 * number, 96, number in (0, 4), False, 0.0)
+            assert decoder.offer(codec("VP8"), sent)
+        decoder.start(loop, frames, lambda: errors.append(1))
+        shown = [await frames.get() for _ in range(2)]
+        await loop.run_in_executor(None, decoder.stop)
+        assert [(number_of(one), one.opaque.lost) for one in shown] == [(0, False), (4, True)]
+        assert errors == [1] and decoder.refused == 3
 
     asyncio.run(run())
 
