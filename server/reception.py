@@ -14,6 +14,10 @@ from pydantic import Field
 from core.config import Config
 
 SEQUENCES = 1 << 16
+TAIL_ASKS = 2
+"""requests for the end of a picture before the next picture shows whether there is more of it"""
+FEW = 16
+"""packets that may be missing for a request to be sent twice: it is lost as easily as they were"""
 
 
 class ReceptionConfig(Config):
@@ -27,6 +31,8 @@ class ReceptionConfig(Config):
     """shortest time between two key frame requests; it doubles, four times at most, until one is answered"""
     nack_every: float = Field(0.06, gt=0)
     """time between two requests for one packet, until the round trip is known"""
+    tail_after: float = Field(0.02, gt=0)
+    """a picture without its end for which nothing came so long makes us ask for the packet that comes next"""
     max_hole: int = Field(256, ge=1, le=4096)
     """packets missing at once beyond which nothing is asked for: the picture starts anew"""
     max_span: float = Field(0.6, gt=0)
@@ -68,6 +74,11 @@ class Requests:
     nack: list[int] = field(default_factory=list)
     """RTP sequence numbers to send again"""
     key_frame: bool = False
+
+    @property
+    def copies(self) -> int:
+        """How often to send the request for packets: whoever answers tells a copy from another request by its time."""
+        return 2 if len(self.nack) <= FEW else 1
 
 
 @dataclass
@@ -112,6 +123,8 @@ class FrameAssembler:
         self._cursor = 0
         self._highest = -1
         self._newest = 0
+        self._tail: Missing | None = None
+        """the end of the newest picture, while it has not come"""
         self._missing: dict[int, Missing] = {}
         self._needs_key = True
         self._lost = False
@@ -122,7 +135,8 @@ class FrameAssembler:
     @property
     def waiting(self) -> bool:
         """Something is missing: `requests` wants to be called again soon, packets or not."""
-        return bool(self._missing) or (self._needs_key and self._highest >= 0)
+        tail = self._tail is not None and self._tail.asks < TAIL_ASKS
+        return bool(self._missing) or tail or (self._needs_key and self._highest >= 0)
 
     def add(self, packet: Packet, now: float) -> list[EncodedFrame]:
         """The frames, in order, that `packet` completes."""
@@ -138,7 +152,9 @@ class FrameAssembler:
         self._note_recovery(self._missing.pop(number, None), now)
         self._packets[number] = packet
         if number > self._highest:
+            self.counters.recovered += self._tail is not None and self._tail.asks > 0 and number == self._highest + 1
             self._highest, self._newest = number, packet.timestamp
+            self._tail = None if packet.marker else Missing(since=now, due=now + self.config.tail_after)
         return self._take(now)
 
     def requests(self, now: float) -> tuple[list[EncodedFrame], Requests]:
@@ -229,7 +245,7 @@ class FrameAssembler:
     def _jump(self, cursor: int) -> None:
         self._packets = {n: packet for n, packet in self._packets.items() if n >= cursor}
         self._missing = {n: missing for n, missing in self._missing.items() if n >= cursor}
-        self._parts = []
+        self._parts, self._tail = [], None
         self._cursor = cursor
         self.demand_key_frame()
 
@@ -258,6 +274,9 @@ class FrameAssembler:
             missing = self._missing[number]
             missing.asked, missing.asks = now, missing.asks + 1
             missing.due = now + again
+        if self._tail is not None and self._tail.due <= now and self._tail.asks < TAIL_ASKS:
+            numbers.append(self._highest + 1)
+            self._tail.asks, self._tail.due = self._tail.asks + 1, now + again
         self.counters.nacks += bool(numbers)
         return [number % SEQUENCES for number in numbers]
 

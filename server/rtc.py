@@ -307,7 +307,7 @@ class VideoReceiver(BoundedReceiver):
         for frame in ready:
             if not self._decoder.offer(self._get("codecs")[frame.payload_type], frame):
                 self._assembler.demand_key_frame()
-        if requests.nack:
+        for _ in range(requests.copies if requests.nack else 0):
             await self._send_rtcp_nack(self._ssrc, requests.nack)
         if requests.key_frame:
             await self._send_rtcp_pli(self._ssrc)

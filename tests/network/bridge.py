@@ -1,7 +1,7 @@
 """A bad network between two interfaces, in user space: delay, loss, bursts, a bottleneck, a blackout. Needs root.
 
-bridge.py IF_A IF_B '{"delay": 0.02, "loss": 0.03, "burst": 1, "kbps": 0, "queue": 0.3, "blackout": [2, 5]}'
-Only UDP is impaired; times in seconds from its first packet; the same losses with every run.
+bridge.py IF_A IF_B '{"delay": 0.02, "loss": 0.03, "burst": 1, "kbps": 0, "queue": 0.3, "blackout": [2, 5], "seed": 1}'
+Only UDP is impaired; times in seconds from its first packet; the same losses with every run of one seed.
 """
 
 import heapq
@@ -63,9 +63,9 @@ def listen(interface):
 
 
 def main(a, b, profile):
-    profile = {"delay": 0.0, "loss": 0.0, "burst": 1, "kbps": 0, "queue": 0.3, **profile}
+    profile = {"delay": 0.0, "loss": 0.0, "burst": 1, "kbps": 0, "queue": 0.3, "seed": 1, **profile}
     left, right = listen(a), listen(b)
-    ways = {left: Way(right, profile, 1), right: Way(left, profile, 2)}
+    ways = {left: Way(right, profile, 2 * profile["seed"]), right: Way(left, profile, 2 * profile["seed"] + 1)}
     waiting, order, began = [], itertools.count(), None
     print("ready", flush=True)
     while True:
