@@ -50,6 +50,8 @@ class AdmissionConfig(Config):
     """device memory for the state of sessions; 0 does not count bytes"""
     smoothing: float = Field(1.5, gt=0)
     """seconds over which the device's slowness is averaged"""
+    overloaded: float = Field(1.4, ge=1)
+    """times the latency of a session that is alone, fill and one chunk, that a chunk may have on an overloaded device"""
     spread: float = Field(3.0, ge=1)
     """factor within which the cost of a kind of chunk that warm-up did not measure is learned"""
     memory_of_slowness: float = Field(2.0, gt=0)
@@ -93,6 +95,9 @@ ON_CALENDAR: tuple[Rung, ...] = ("full", "one_step")
 """The rungs on which the calendar guides."""
 
 MOST_TRIES = 16
+
+SLACK = 0.1
+"""load beyond the limit on which sessions still stay as they are, as costs jitter"""
 
 _Key = tuple[str, int, int, int, Rung, bool]
 """model, width, height, num_steps, rung, guided"""
@@ -141,7 +146,8 @@ class Admission:
         A kind that is new takes half of the error on itself, one that is known leaves most to the device, and
         one that was calibrated all of it: that is what tells a slow device from a costly kind.
         """
-        key, expected = _key(workload, rung, guided), self.cost(now, workload, rung, guided)
+        key, base = _key(workload, rung, guided), self._base(workload, rung, guided)
+        expected = base * self.slowness(now)  # and not by the pace, which is a hope
         if expected == 0:
             if rung == "full":
                 self._costs[key] = seconds
@@ -149,7 +155,7 @@ class Admission:
         share = 0.0 if key in self._calibrated else max(0.1, 1 / (1 + self._counts[key]))
         self._counts[key] += 1
         error = log(seconds / expected)
-        self._learn(key, self._base(workload, rung, guided), self._prior(workload, rung, guided), share * error)
+        self._learn(key, base, self._prior(workload, rung, guided), share * error)
         self._slowness = self.slowness(now) * exp(self._weight(now, error) * (1 - share) * error)
         self._measured_at = now
         if rung == "x_init":
@@ -218,6 +224,21 @@ class Admission:
         """The fair share: the best rung on which all open sessions together stay within `limit`."""
         return next(rung for rung in RUNGS if self._load(now, dict.fromkeys(self._open, rung)) <= limit)
 
+    def tightened(self, session_id: str, deadline: float, now: float) -> float:
+        """When a chunk with that deadline is wanted from the device: at its deadline, or sooner on an overloaded one.
+
+        Else each chunk would wait until its budget is used up, and latency would pay beside quality.
+        """
+        if self.level(now, self._limit() + SLACK) == "full":
+            return deadline
+        workload = self._open[session_id].workload
+        return deadline - (workload.budget - self._tight(workload))
+
+    def _tight(self, workload: Workload) -> float:
+        """A session's budget on an overloaded device."""
+        alone = workload.period + self._base(workload, "full", False)
+        return min(workload.budget, self.config.overloaded * alone - workload.period)
+
     def room(self, session_id: str, rung: Rung, now: float) -> bool:
         """Whether a session may climb to `rung`: its fair share, or one more where the device has its reserve
         with all others on theirs.
@@ -227,8 +248,8 @@ class Admission:
         return self._grants(session_id, rung, now, self._limit())
 
     def fits(self, session_id: str, now: float) -> bool:
-        """Whether a session may stay on its rung. Laxer than `room`, as costs jitter."""
-        return self._grants(session_id, self._open[session_id].rung, now, self._limit() + 0.1)
+        """Whether a session may stay on its rung. Laxer than `room`."""
+        return self._grants(session_id, self._open[session_id].rung, now, self._limit() + SLACK)
 
     def _grants(self, session_id: str, rung: Rung, now: float, limit: float) -> bool:
         level, steps = self.level(now, limit), self._open[session_id].workload.num_steps
@@ -236,8 +257,14 @@ class Admission:
             return True
         if rung != above(share(level, steps), rungs_of(steps)):
             return False
-        rungs = {other: min(s.rung, level, key=RUNGS.index) for other, s in self._open.items()}
-        return self._load(now, {**rungs, session_id: rung}) <= limit
+        rungs = {other: min(s.rung, level, key=RUNGS.index) for other, s in self._open.items()} | {session_id: rung}
+        return self._load(now, rungs) <= limit and self._together(now, rungs)
+
+    def _together(self, now: float, rungs: Mapping[str, Rung]) -> bool:
+        """Whether the chunks of all sessions, when they come at once, are ready in time on these rungs, with reserve."""
+        sessions = [(self._open[session_id].workload, rung) for session_id, rung in rungs.items()]
+        seconds = sum(self.cost(now, w, share(rung, w.num_steps)) for w, rung in sessions)
+        return seconds <= (1 - self.config.reserve) * min(self._tight(w) for w, _ in sessions)
 
     def _load(self, now: float, rungs: Mapping[str, Rung]) -> float:
         """Fraction of the device's time that the open sessions would take on these rungs."""

@@ -94,9 +94,12 @@ class Playout(Generic[F]):
 
     def due(self) -> float | None:
         """When the next frame leaves; None while none waits."""
-        if self._origin is None or not self._queue:
-            return None
-        return self._origin + (self._queue[0][0] + self._delay) / self.fps
+        return self.leaves(self._queue[0][0]) if self._queue else None
+
+    def leaves(self, slot: int) -> float:
+        """When the frame of a source slot leaves, as things stand."""
+        assert self._origin is not None, "no frame was put yet"
+        return self._origin + (slot + self._delay) / self.fps
 
     def take(self, now: float) -> tuple[int, F, list[F]] | None:
         """The output slot and frame that leave by `now`, and what was dropped; None when none is due."""

@@ -46,6 +46,8 @@ class _Lane:
 class Scheduler:
     """Earliest deadline first over sessions; the chunks of one session in order, at most `backlog` waiting.
 
+    A chunk that comes ahead of its session's pace, in the burst after a stall, counts as due at that pace.
+
     A session that runs more than `burst` chunks ahead of its pace has the excess shed at the door, even when
     the device is idle: it can neither take another's turn nor make it wait for a chunk that was not due.
     """
@@ -95,7 +97,7 @@ class Scheduler:
         lanes = [lane for lane in self._lanes.values() if lane.queue]
         if not lanes:
             return None
-        lane = min(lanes, key=lambda lane: (lane.queue[0].deadline, lane.turn))
+        lane = min(lanes, key=self._due)
         job = lane.queue.popleft()
         lane.turn = max(job.deadline, lane.turn) + lane.spacing
         lane.late += now > job.deadline
@@ -128,6 +130,11 @@ class Scheduler:
             assert len(jobs) <= self.backlog, f"{session_id} holds {len(jobs)} jobs, at most {self.backlog}"
             assert indices == sorted(set(indices)), f"{session_id} holds chunks in the order {indices}"
             assert not any(job.opening for job in jobs[1:]), f"{session_id} opens a stream behind another job"
+
+    @staticmethod
+    def _due(lane: _Lane) -> tuple[float, float]:
+        """When a session's next chunk counts as due; of equal ones, the one whose turn is sooner comes first."""
+        return max(lane.queue[0].deadline, lane.turn), lane.turn
 
     def _excess(self, lane: _Lane, job: Job) -> list[Job]:
         """What must go before `job` can wait: nothing, the oldest that opens no stream, or `job` itself."""

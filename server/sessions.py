@@ -390,6 +390,7 @@ class Sessions:
         due = is_due(job.chunk.index, job.solver.reinject_every, self._phases[session.id])
         guided = job.opening or job.context.gap or session.missed or session.ungrounded or due
         session.ladder.adapt(job.solver.num_steps)
+        job.deadline = self.admission.tightened(session.id, job.deadline, now)
         return session.choose_rung(job, now, lambda rung: self.admission.cost(now, workload, rung, guided))
 
     def on_restored(self, job: Job, restoration: Restoration) -> None:

@@ -38,6 +38,7 @@ from server.messages import (
     Stepped,
     StreamSpec,
 )
+from server.playout import Playout
 from server.process import DeviceLost
 from server.scheduler import Job, Scheduler, is_due
 
@@ -88,7 +89,7 @@ class Record:
 
     refused: Refuse | None = None
     latencies: list[tuple[float, float]] = field(default_factory=list)
-    """(when it came, seconds from the first frame of a chunk to its restored one)"""
+    """(when it came, seconds from the arrival of its first frame to that one's departure) of each chunk"""
     rungs: list[tuple[float, Rung]] = field(default_factory=list)
     guided: list[float] = field(default_factory=list)
     shed: int = 0
@@ -121,10 +122,23 @@ class _Session:
     grounded: bool = False
     """whether the device holds a stream of this session"""
     open: bool = True
+    playout: Playout[None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.playout = Playout(self.client.workload.fps)
 
     @property
     def period(self) -> float:
         return self.client.workload.period
+
+    def latency(self, now: float, job: Job) -> float:
+        """Hands a chunk that is ready to the playout: seconds its first frame will have taken."""
+        while (due := self.playout.due()) is not None and due <= now:
+            self.playout.take(due)
+        first, frames = self.client.workload.frames * job.chunk.index, self.client.workload.frames
+        self.playout.put([(first + frame, None) for frame in range(frames)], now)
+        leaves = self.playout.leaves(first)
+        return max(leaves, now) - (job.context - (frames - 1) / self.client.workload.fps)
 
 
 @dataclass
@@ -148,9 +162,12 @@ class Simulation:
         clients: list[SimulatedClient],
         admission: AdmissionConfig | None = None,
         seed: int = 0,
+        places: bool = False,
     ):
+        """`places`: whoever comes is let in, as the setting admission of that name does."""
         config = admission or AdmissionConfig(max_sessions=1000)
         self.devices = [_Device(device, Admission(config)) for device in devices]
+        self.places = places
         self.clients = clients
         self.records = [Record() for _ in clients]
         self.now = 0.0
@@ -187,7 +204,7 @@ class Simulation:
 
     def _join(self, index: int) -> None:
         client, record = self.clients[index], self.records[index]
-        place_at = place([device.admission for device in self.devices], client.workload, self.now)
+        place_at = self._place(client.workload)
         if isinstance(place_at, Refuse):
             record.refused = place_at
             return
@@ -199,6 +216,12 @@ class Simulation:
         session.phase = device.scheduler.add(session.id, session.period, every, self.now)
         self._at(self.now + session.period / client.pace, lambda: self._fill(session))
         self._at(client.leaves, lambda: self._leave(session))
+
+    def _place(self, workload: Workload) -> int | Refuse:
+        """The device that takes a client."""
+        if self.places:
+            return min(range(len(self.devices)), key=lambda index: len(self.devices[index].sessions))
+        return place([device.admission for device in self.devices], workload, self.now)
 
     def _leave(self, session: _Session) -> None:
         session.open = False
@@ -230,7 +253,7 @@ class Simulation:
             if device.alive:
                 self._start(device, session, job)
             else:
-                session.record.note(self.now, session.period + self.now - job.context, "passthrough")
+                session.record.note(self.now, session.latency(self.now, job), "passthrough")
 
     def _start(self, device: _Device, session: _Session, job: Job) -> None:
         workload, opening = session.client.workload, not session.grounded
@@ -239,6 +262,7 @@ class Simulation:
         def guided(rung: Rung) -> bool:
             return opening or (due and rung in ON_CALENDAR)
 
+        job.deadline = device.admission.tightened(session.id, job.deadline, self.now)
         job.rung = session.ladder.choose(
             self.now,
             job.deadline,
@@ -265,7 +289,7 @@ class Simulation:
 
     def _deliver(self, session: _Session, job: Job, seconds: float, guided: bool) -> None:
         admission, ladder, record = session.device.admission, session.ladder, session.record
-        record.note(self.now, session.period + self.now - job.context, job.rung)
+        record.note(self.now, session.latency(self.now, job), job.rung)
         if guided:
             record.guided.append(self.now)
         room = admission.room(session.id, ladder.next_up, self.now)

@@ -157,6 +157,29 @@ def test_a_device_that_nothing_dares_to_use_is_tried_again():
     assert isinstance(admission.decide(SMALL, 130.0), Refuse), "no new session is let in on a hope"
 
 
+def test_a_chunk_after_a_silence_tells_nothing_but_what_it_took():
+    """Trust grew with the silence, and the first chunk as fast as ever was then taken for three times too slow:
+    five seconds after the device was lost no session came above one_step again."""
+    admission = device(0.1)
+    admission.open("a", SMALL, 0.0)
+    for now in (1.0, 9.0):
+        admission.measure(now, SMALL, 0.1)
+        assert admission.slowness(now) == pytest.approx(1)
+
+
+def test_on_an_overloaded_device_a_chunk_is_wanted_sooner_than_its_budget():
+    admission = device(0.2)
+    crowd(admission, ["full"] * 2)
+    assert admission.tightened("s0", 10.0, 0.0) == 10.0
+    for index in range(2, 6):
+        admission.open(f"s{index}", SMALL, 0.0)
+    wanted = 10.0 - SMALL.budget + 1.4 * (SMALL.period + 0.2) - SMALL.period
+    assert admission.tightened("s0", 10.0, 0.0) == pytest.approx(wanted)
+    dear = device(2.0)
+    crowd(dear, ["full"] * 2)
+    assert dear.tightened("s0", 10.0, 0.0) == 10.0, "never later than its deadline"
+
+
 def test_a_device_that_is_tried_in_vain_is_tried_ever_more_seldom():
     admission = device(1.0)
     admission.open("a", SMALL, 0.0)

@@ -15,7 +15,8 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from av import VideoFrame
 
 from core.errors import UsageError
-from server.client import ClientConfig, session
+from server.client import ClientConfig
+from server.client import session as visit
 from server.footage import Clip, SyntheticScene
 from server.loadreport import page
 from server.loadresult import Outcome, summary, table
@@ -236,7 +237,7 @@ def test_cycles_that_get_no_session_failed_and_say_why(tmp_path, serve, capsys):
 async def test_a_session_that_came_to_nothing_says_how_far_it_came(serve, fault, reason):
     url = "http://127.0.0.1:9" if fault == "gone" else serve(EchoServer(**{fault: True}))
     config = ClientConfig(url=url, width=256, height=144, seconds=1, linger=0.1, connect_timeout=1, visits=1)
-    seconds, found = await session(config, SyntheticScene(256, 144), asyncio.Event())
+    seconds, found = await visit(config, SyntheticScene(256, 144), asyncio.Event())
     assert seconds is None
     assert re.fullmatch(reason, found), found
 

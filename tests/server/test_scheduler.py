@@ -130,6 +130,15 @@ def test_after_a_stall_the_newest_chunks_are_kept():
     assert drain(scheduler) == burst[-2:]
 
 
+def test_chunks_that_come_in_a_burst_wait_behind_what_is_due_of_others():
+    """After its network stalled, a session's held up chunks all had one deadline: it had three turns in a row."""
+    scheduler = scheduler_of("stalled", "steady")
+    for index in range(2):
+        scheduler.submit(job("stalled", index, 1.0))
+    scheduler.submit(job("steady", 0, 1.2))
+    assert [taken.session_id for taken in drain(scheduler)] == ["stalled", "steady", "stalled"]
+
+
 def test_equal_deadlines_take_turns():
     scheduler = scheduler_of("a", "b")
     winners = []

@@ -15,6 +15,7 @@ from server.admission import Admission, AdmissionConfig, Workload
 from server.ladder import RUNGS
 from server.messages import StreamSpec
 from server.scheduler import Job, Scheduler
+from server.settings import Settings
 from server.simulated import (
     SimulatedClient,
     SimulatedDevice,
@@ -52,16 +53,15 @@ def test_one_bad_client_moves_the_others_p95_by_less_than_a_tenth(misbehaviour):
 def test_without_its_pace_a_flooding_client_would_have_harmed_the_others(monkeypatch):
     """The test above can fail: it does when a session is not held to its pace."""
     monkeypatch.setattr(Scheduler, "_excess", lambda self, lane, job: list(lane.queue)[: len(lane.queue) - 1])
-    harmed = others_p95(pace=20.0, device=SimulatedDevice(seconds=0.15, jitter=0.1))
+    monkeypatch.setattr(Scheduler, "_due", staticmethod(lambda lane: (lane.queue[0].deadline, lane.turn)))
+    harmed = others_p95(pace=4.0)
     monkeypatch.undo()
-    fair = others_p95(pace=20.0, device=SimulatedDevice(seconds=0.15, jitter=0.1))
-    assert max(harmed) > 1.1 * max(fair)
+    assert max(harmed) > 1.2 * max(others_p95(pace=4.0))
 
 
-@pytest.mark.parametrize(("budget", "most"), [(0.75, 1.5), (1.5, 2.2)], ids=["one chunk", "two chunks"])
+@pytest.mark.parametrize("budget", [0.75, 1.0, 1.5])
 @pytest.mark.parametrize("sessions", [1, 2, 4])
-def test_at_twice_the_load_p95_is_bounded_and_full_quality_is_back_in_five_seconds(sessions, budget, most):
-    """With a budget of one chunk period the bound is half more than on the calm device."""
+def test_on_a_device_that_slows_down_p95_is_bounded_and_full_quality_is_back_in_five_seconds(sessions, budget):
     workload = Workload(model="simulated", width=416, height=240, budget=budget)
     crowd = [client.model_copy(update={"workload": workload}) for client in clients(sessions)]
     calm = SimulatedDevice(seconds=0.22 / sessions, jitter=0.1)  # 36 % of its time
@@ -69,9 +69,52 @@ def test_at_twice_the_load_p95_is_bounded_and_full_quality_is_back_in_five_secon
     before = Simulation([calm], crowd).run(120)
     during = Simulation([loaded], crowd).run(120)
     for calm_record, record in zip(before, during, strict=True):
-        assert record.latency(0.95, 30, 90) <= most * calm_record.latency(0.95, 30, 90)
+        assert record.latency(0.95, 30, 90) <= 1.5 * calm_record.latency(0.95, 30, 90)
         assert {rung for when, rung in record.rungs if when > 95} == {"full"}
         assert record.shed == 0
+
+
+LOAD = (30.0, 75.0)
+"""seconds in which a crowd joins one session"""
+
+
+def crowded(sessions, seconds, every):
+    """p95 of one session alone, the worst of `sessions` at once, and when the one that stays is back at full."""
+    budget = Settings.model_fields["latency_budget"].default
+    workload = Workload(model="simulated", width=416, height=240, budget=budget, reinject_every=every)
+    stays = SimulatedClient(workload=workload)
+    others = [SimulatedClient(workload=workload, joins=LOAD[0] + 0.17 * i, leaves=LOAD[1]) for i in range(sessions - 1)]
+    device = SimulatedDevice(seconds=seconds, jitter=0.1)
+    alone = Simulation([device], [stays], places=True).run(110)[0]
+    records = Simulation([device], [stays, *others], places=True).run(110)
+    below = [when for when, rung in records[0].rungs if when > LOAD[1] and rung != "full"]
+    return alone.latency(0.95, 5), max(r.latency(0.95, *LOAD) for r in records), max(below, default=0) - LOAD[1]
+
+
+def crowds():
+    """(sessions, seconds of a chunk, reinject_every) of loads at full quality that a session alone has no part in."""
+    for sessions in (2, 3, 4, 6, 8):
+        for load in (1.3, 2.0, 4.0):
+            for every, guided, mean in ((0, 1.0, 1.0), (7, 2.5, 1 + 1.5 / 7)):
+                seconds = load * PERIOD / sessions / mean
+                if seconds * guided <= 0.85 and seconds <= 0.6:  # else it is not at full quality alone, or not always
+                    yield sessions, round(seconds, 3), every
+
+
+@pytest.mark.parametrize(("sessions", "seconds", "every"), list(crowds()))
+def test_a_crowd_costs_half_of_the_latency_at_most_and_full_quality_is_back_five_seconds_after(
+    sessions, seconds, every
+):
+    alone, p95, back = crowded(sessions, seconds, every)
+    assert p95 <= 1.5 * alone
+    assert back <= 5
+
+
+def test_without_a_tighter_deadline_a_crowd_would_use_up_the_whole_budget(monkeypatch):
+    """The test above can fail: with four times the load of cheap chunks latency rose by three quarters."""
+    monkeypatch.setattr(Admission, "tightened", lambda self, session_id, deadline, now: deadline)
+    alone, p95, _ = crowded(8, 0.1, 0)
+    assert p95 > 1.5 * alone
 
 
 def test_at_twice_the_load_quality_is_what_gives():
@@ -126,7 +169,7 @@ def test_without_their_share_some_would_have_full_quality_and_others_none(monkey
 
     monkeypatch.setattr(Admission, "_grants", first_come)
     means = qualities(4, 2.0, 0.05)
-    assert max(means) - min(means) > 2, means
+    assert max(means) - min(means) > 1, means
 
 
 def test_a_slow_device_still_restores_what_it_can():
