@@ -51,7 +51,7 @@ class AdmissionConfig(Config):
     smoothing: float = Field(1.5, gt=0)
     """seconds over which the device's slowness is averaged"""
     overloaded: float = Field(1.4, ge=1)
-    """times the latency of a session that is alone, fill and one chunk, that a chunk may have on an overloaded device"""
+    """times the fill and the cost of a chunk that its latency may be on an overloaded device"""
     spread: float = Field(3.0, ge=1)
     """factor within which the cost of a kind of chunk that warm-up did not measure is learned"""
     memory_of_slowness: float = Field(2.0, gt=0)
@@ -261,7 +261,7 @@ class Admission:
         return self._load(now, rungs) <= limit and self._together(now, rungs)
 
     def _together(self, now: float, rungs: Mapping[str, Rung]) -> bool:
-        """Whether the chunks of all sessions, when they come at once, are ready in time on these rungs, with reserve."""
+        """Whether the chunks of all sessions are ready in time on these rungs when they come at once, with reserve."""
         sessions = [(self._open[session_id].workload, rung) for session_id, rung in rungs.items()]
         seconds = sum(self.cost(now, w, share(rung, w.num_steps)) for w, rung in sessions)
         return seconds <= (1 - self.config.reserve) * min(self._tight(w) for w, _ in sessions)

@@ -24,7 +24,9 @@ class Outcome:
     """what the server told of itself, every two seconds"""
     models: list[Any] = field(default_factory=list)
     phases: list[dict[str, Any]] = field(default_factory=list)
-    """of a test with a client that misbehaves: without it, with it, without it again"""
+    """of a test with a client that misbehaves: without it, with it, without it again; or of one with a crowd"""
+    relieved: float | None = None
+    """when the crowd was told to leave"""
     killed: float | None = None
     """when the device process was"""
     ended: float = 0.0
@@ -47,6 +49,8 @@ def summary(outcome: Outcome, settings: dict[str, Any]) -> dict[str, Any]:
         result["misbehaving"] = [tally.summary() for tally in outcome.bad]
     if len(outcome.phases) == 3:
         result["disturbance"] = disturbance(outcome.phases)
+    if outcome.relieved is not None and len(outcome.phases) == 2:
+        result["overload"] = overload(outcome, outcome.relieved)
     if outcome.killed is not None:
         result["kill"] = kill_summary(outcome, outcome.killed)
     if any(tally.visits for tally in outcome.clients):
@@ -62,6 +66,17 @@ def disturbance(phases: list[dict[str, Any]]) -> dict[str, Any]:
         "phases": phases,
         "moved_percent": round(100 * (2 * during / (before + after) - 1), 1) if known else None,
         "by_itself_percent": round(100 * (after / before - 1), 1) if known else None,
+    }
+
+
+def overload(outcome: Outcome, moment: float) -> dict[str, Any]:
+    """What a crowd cost in latency, and when the session that stayed had full quality again."""
+    alone, crowd = (phase["p95_ms"] for phase in outcome.phases)
+    known = None not in (alone, crowd)
+    return {
+        "phases": outcome.phases,
+        "p95_ratio": round(crowd / alone, 2) if known else None,
+        **outcome.clients[0].relieved(moment),
     }
 
 
@@ -130,6 +145,15 @@ def told_disturbance(part: dict[str, Any]) -> list[str]:
     return [f"the others' p95 by phase ({', '.join(p95s)}) moved by {moved} %; by itself it moves by {noise} %"]
 
 
+def told_overload(part: dict[str, Any]) -> list[str]:
+    alone, crowd = (shown(phase["p95_ms"]) for phase in part["phases"])
+    ratio, after, kept = (shown(part[name], 2) for name in ("p95_ratio", "full_after", "full_share"))
+    return [
+        f"p95 alone {alone} ms, worst of the crowd {crowd} ms, {ratio} times as much; "
+        f"full quality {after} s after it left, kept for {kept} of the chunks from then on"
+    ]
+
+
 def told_kill(part: dict[str, Any]) -> list[str]:
     return [
         f"device killed: longest gap {shown(part['longest_gap'], 2)} s, "
@@ -149,6 +173,7 @@ def told_cycles(part: dict[str, Any]) -> list[str]:
 
 TOLD: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "disturbance": told_disturbance,
+    "overload": told_overload,
     "kill": told_kill,
     "cycles": told_cycles,
 }

@@ -103,6 +103,22 @@ class LoadTest:
                 await self._phase(sessions, behaviour)
         return self.outcome
 
+    async def overloaded(self, sessions: int) -> Outcome:
+        """One session that is alone, then with the others at once, then alone again; each for `base.seconds`."""
+        seconds = self.base.seconds
+        async with self._running():
+            [stays] = await self._start_good(1, seconds=3 * seconds + 2 * STARTUP)
+            await self._opened(stays)
+            await self._watched("alone", seconds)
+            crowd = await self._start_good(sessions - 1, seconds=seconds + STARTUP, first=1)
+            for client in crowd:
+                await self._opened(client)
+            await self._watched("crowd", seconds)
+            self.outcome.relieved = time.monotonic()
+            await asyncio.gather(*(client.end(self.base.linger + 5) for client in crowd))
+            await asyncio.sleep(max(0.0, self.outcome.relieved + seconds - time.monotonic()))
+        return self.outcome
+
     async def killed(self, sessions: int) -> Outcome:
         """A number of sessions, whose server's device process is killed after a third of `base.seconds`."""
         async with self._running() as http:
@@ -142,8 +158,8 @@ class LoadTest:
                     break
         return self.outcome
 
-    async def _start_good(self, sessions: int, **changes: Any) -> list[LoadClient]:
-        clients = [await self._start(index, **changes) for index in range(sessions)]
+    async def _start_good(self, sessions: int, first: int = 0, **changes: Any) -> list[LoadClient]:
+        clients = [await self._start(first + index, **changes) for index in range(sessions)]
         self.outcome.clients += [client.tally for client in clients]
         return clients
 
@@ -154,11 +170,15 @@ class LoadTest:
         if behaviour != "none":
             self.outcome.bad.append(client.tally)
         await self._opened(client)
-        start = time.monotonic()
-        await asyncio.sleep(self.base.seconds)
-        seen = worst(self.outcome.clients, start, time.monotonic())
-        self.outcome.phases.append({"companion": behaviour, **seen})
+        await self._watched(behaviour, self.base.seconds)
         await client.end(self.base.linger + 5)
+
+    async def _watched(self, companion: str, seconds: float) -> None:
+        """What the good clients see for a while, in that company."""
+        start = time.monotonic()
+        await asyncio.sleep(seconds)
+        seen = worst(self.outcome.clients, start, time.monotonic())
+        self.outcome.phases.append({"companion": companion, **seen})
 
     async def _start(self, index: int, **changes: Any) -> LoadClient:
         config = self.base.model_copy(update={"tag": index % 256, **changes})
@@ -303,6 +323,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["flood", "stall", "vanish"],
         help="one client more, that misbehaves in the second of three phases of --seconds: what the others notice",
     )
+    parser.add_argument(
+        "--overload",
+        action="store_true",
+        help="one session alone, then N at once, then one again, each for --seconds: what the crowd costs",
+    )
     parser.add_argument("--kill-device", action="store_true", help="kill the device process of a server beside this")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON; - is standard output")
     parser.add_argument("--report", metavar="FILE.html", help="write a page with curves")
@@ -333,6 +358,8 @@ def chosen(test: LoadTest, args: argparse.Namespace) -> Coroutine[Any, Any, Outc
         return test.cycles(args.cycles, min(args.at_once, args.cycles))
     if args.bad:
         return test.disturbed(args.sessions, args.bad)
+    if args.overload:
+        return test.overloaded(args.sessions)
     if args.kill_device:
         return test.killed(args.sessions)
     return test.steady(args.sessions)
@@ -386,10 +413,13 @@ def check_bounds(args: argparse.Namespace) -> None:
     sessions = args.most if args.ramp else args.at_once if args.cycles is not None else args.sessions
     if args.cycles is not None and not 1 <= args.cycles <= MOST_CYCLES:
         raise UsageError(f"a load test has 1 to {MOST_CYCLES} cycles, not {args.cycles}")
-    if not args.sessions and (args.bad or args.kill_device):
-        raise UsageError("--bad and --kill-device go with --sessions: they need others that stay")
-    if args.bad and args.kill_device:
-        raise UsageError("--bad and --kill-device are two tests: one at a time")
+    special = [name for name in ("bad", "overload", "kill_device") if getattr(args, name)]
+    if special and not args.sessions:
+        raise UsageError("--bad, --overload and --kill-device go with --sessions: they need others that stay")
+    if len(special) > 1:
+        raise UsageError("--bad, --overload and --kill-device are tests of their own: one at a time")
+    if args.overload and args.sessions < 2:
+        raise UsageError(f"--overload takes 2 sessions at least, not {args.sessions}")
     if not 1 <= sessions <= MOST_SESSIONS:
         raise UsageError(f"a load test has 1 to {MOST_SESSIONS} sessions, not {sessions}")
     if args.step < 1:

@@ -137,8 +137,8 @@ class _Session:
             self.playout.take(due)
         first, frames = self.client.workload.frames * job.chunk.index, self.client.workload.frames
         self.playout.put([(first + frame, None) for frame in range(frames)], now)
-        leaves = self.playout.leaves(first)
-        return max(leaves, now) - (job.context - (frames - 1) / self.client.workload.fps)
+        arrived: float = job.context - (frames - 1) / self.client.workload.fps
+        return max(self.playout.leaves(first), now) - arrived
 
 
 @dataclass

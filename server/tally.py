@@ -122,6 +122,13 @@ class Tally:
             "restored_after": restored[0] if restored else None,
         }
 
+    def relieved(self, moment: float) -> dict[str, float | None]:
+        """Seconds from `moment` to the first chunk at full quality, and the share of such among those from then on."""
+        rungs = [(at - moment, chunk["rung"]) for at, chunk in self.chunks if at > moment]
+        after = next((at for at, rung in rungs if rung == "full"), None)
+        since = [rung == "full" for at, rung in rungs if after is not None and at >= after]
+        return {"full_after": after, "full_share": round(fmean(since), 2) if since else None}
+
     def rate(self, start: float, end: float) -> float:
         """New pictures per second in [start, end)."""
         return sum(start <= frame.at < end for frame in self.frames) / (end - start)

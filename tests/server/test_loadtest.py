@@ -43,8 +43,9 @@ class Echo(MediaStreamTrack):
 class EchoServer:
     """The routes that a load test uses; sessions beyond `places` are refused."""
 
-    def __init__(self, places=100, crossed=False, ready=True, deaf=False, mute=False):
+    def __init__(self, places=100, crossed=False, ready=True, deaf=False, mute=False, chunks_every=None):
         self.places, self.crossed, self.ready, self.deaf, self.mute = places, crossed, ready, deaf, mute
+        self.chunks_every, self.reporting = chunks_every, []
         self.connections, self.tracks = [], []
         self.deleted = 0
         self.device = None
@@ -90,6 +91,8 @@ class EchoServer:
         @pc.on("datachannel")
         def on_datachannel(channel):
             channel.send(json.dumps({"chunk": 0, "rung": "full", "psnr": 31.0}))
+            if self.chunks_every is not None:
+                self.reporting.append(asyncio.create_task(self.report(channel)))
 
         await pc.setRemoteDescription(RTCSessionDescription(body["sdp"], "offer"))
         await pc.setLocalDescription(await pc.createAnswer())
@@ -99,6 +102,11 @@ class EchoServer:
             await pc.close()
         answer = {"id": f"s{len(self.connections)}", "sdp": sdp, "type": "answer"}
         return web.json_response(answer, status=201)
+
+    async def report(self, channel):
+        while channel.readyState == "open":
+            await asyncio.sleep(self.chunks_every)
+            channel.send(json.dumps({"chunk": 1, "rung": "full"}))
 
     async def close(self, request):
         self.deleted += 1
@@ -123,6 +131,7 @@ def serve():
             loops.append((loop, stop, thread))
             await stop.wait()
             await asyncio.gather(*(pc.close() for pc in server.connections))
+            await asyncio.gather(*server.reporting, return_exceptions=True)
             await runner.cleanup()
 
         thread = threading.Thread(target=lambda: loop.run_until_complete(listen()))
@@ -255,6 +264,19 @@ def test_one_command_tells_what_a_bad_client_costs_the_others(tmp_path, serve, c
     assert "the others' p95 by phase (none: " in capsys.readouterr().out
 
 
+def test_one_command_tells_what_a_crowd_costs_and_when_quality_is_back(tmp_path, serve, capsys):
+    options = ("--sessions", "2", "--overload", "--seconds", "2", "--size", "256x144")
+    code, result = loadtest(tmp_path, serve(EchoServer(chunks_every=0.5)), *options)
+    assert code == 0
+    overload = result["overload"]
+    assert [phase["companion"] for phase in overload["phases"]] == ["alone", "crowd"]
+    alone, crowd = (phase["p95_ms"] for phase in overload["phases"])
+    assert overload["p95_ratio"] == pytest.approx(crowd / alone, abs=0.01)
+    assert 0 < overload["full_after"] < 2
+    assert overload["full_share"] == 1
+    assert "worst of the crowd" in capsys.readouterr().out
+
+
 def test_the_device_of_a_server_elsewhere_is_not_killed(serve):
     """The pid that a server tells may be anybody's on this machine: only a device process is killed."""
     with pytest.raises(UsageError, match="is not on this machine"):
@@ -281,6 +303,8 @@ def test_a_server_that_is_not_ready_or_not_there_is_said_in_one_sentence(serve):
         (["http://x", "--cycles", "0"], "1 to 100000 cycles, not 0"),
         (["http://x", "--cycles", "9", "--at-once", "0"], "1 to 200 sessions, not 0"),
         (["http://x", "--ramp", "--bad", "flood"], "go with --sessions"),
+        (["http://x", "--cycles", "9", "--overload"], "go with --sessions"),
+        (["http://x", "--sessions", "1", "--overload"], "--overload takes 2 sessions at least, not 1"),
         (["http://x", "--sessions", "1", "--bad", "flood", "--kill-device"], "one at a time"),
         (["http://x", "--sessions", "1", "--size", "64x64"], "a frame number needs a picture"),
         (["http://x", "--sessions", "1", "--size", "big"], "a size is WIDTHxHEIGHT"),

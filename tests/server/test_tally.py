@@ -123,6 +123,13 @@ def test_what_losing_the_device_cost_is_told_from_pictures_and_rungs():
     assert cost["restored_after"] == pytest.approx(2.3)
 
 
+def test_when_full_quality_is_back_is_told_and_whether_it_stays():
+    told = ((1.0, "full"), (2.5, "x_init"), (3.5, "full"), (4.5, "one_step"), (5.5, "full"), (6.5, "full"))
+    tally = tally_of(*(passing(at, rung) for at, rung in told))
+    assert tally.relieved(2.0) == {"full_after": 1.5, "full_share": 0.75}
+    assert tally.relieved(7.0) == {"full_after": None, "full_share": None}
+
+
 def test_pictures_that_never_come_again_are_a_gap_to_the_end():
     cost = tally_of(frames([0])).after(11.0, end=20.0)
     assert cost == {"longest_gap": 9.0, "passed_after": None, "restored_after": None}
