@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,17 +19,12 @@ from core.operators import (
 )
 from core.video import from_pixels, to_pixels
 
-try:
-    import cv2
-except ImportError:  # the extra `eval` brings it
-    cv2 = None  # type: ignore[assignment]
-
 TELEA_RADIUS = 3
 """pixels around a lost one that Telea's method looks at"""
 
 
-def baseline(operator: LinearOperator, y: Tensor) -> Tensor | None:
-    """A restoration of the measurement y at the size of x, or None where it needs OpenCV and there is none.
+def baseline(operator: LinearOperator, y: Tensor) -> Tensor:
+    """A restoration of the measurement y at the size of x.
 
     Lanczos for small measurements, Telea for lost pixels, Wiener for blur, and y itself for a temporal mean.
     """
@@ -36,7 +32,7 @@ def baseline(operator: LinearOperator, y: Tensor) -> Tensor | None:
         case SuperResolution() | SpatioTemporalAverage():
             return lanczos(y, operator.scale).clamp(-1, 1)
         case MaskedOperator():
-            return None if cv2 is None else telea(y, operator.mask(*y.shape[-2:])[0, 0])
+            return telea(y, operator.mask(*y.shape[-2:])[0, 0])
         case GaussianBlur():
             return wiener(y, operator.sigma, operator.noise).clamp(-1, 1)
     return y.clamp(-1, 1)

@@ -127,16 +127,14 @@ def score_variant(
 @torch.inference_mode()
 def score_plain(
     name: str, chunks: Iterator[MeasuredChunk], operator: LinearOperator, config: SolverConfig, show: Show
-) -> Score | None:
-    """The measurement as one sees it (`degraded`) or the task's plain method (`baseline`), None if missing.
+) -> Score:
+    """The measurement as one sees it (`degraded`) or the task's plain method (`baseline`).
 
     Output consistency, where the settings ask for it, reaches back to the frames that were put out before.
     """
     score, x_past = Score(), None
     for chunk in chunks:
         x = operator.show(chunk.y).clamp(-1, 1) if name == "degraded" else baseline(operator, chunk.y)
-        if x is None:
-            return None
         if config.output_gamma > 0:
             x = prox_l2(operator, x, chunk.y, x_past, config.output_gamma, config.output_prox_steps).clamp(-1, 1)
         residual = operator.residual(x, chunk.y, x_past)

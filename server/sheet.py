@@ -6,15 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+import cv2
 import numpy as np
 
-from core.errors import UsageError
 from server.files import Pixels
-
-try:
-    import cv2
-except ImportError:  # the extra `eval` brings it
-    cv2 = None  # type: ignore[assignment]
 
 ZOOM = 3
 LABEL = 18
@@ -29,14 +24,6 @@ class SheetRow:
     title: str
     cells: tuple[tuple[str, Pixels], ...]
     """label and picture [H, W, 3], left to right; the last one is the original"""
-
-
-def check_sheet() -> None:
-    """Raises UsageError where no sheet can be drawn."""
-    if cv2 is None:
-        raise UsageError(
-            "--sheet needs OpenCV for its labels: install the extra eval (pip install 'avis-server[eval]')"
-        )
 
 
 def sheet(rows: Sequence[SheetRow]) -> Pixels:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from core.config import Config
 from core.models.base import Condition
 from core.models.tiny_codec import CHANNELS, STRIDE, TinyCodec, still_start
+from core.models.tiny_motion import SOURCES, aligned
 
 TASKS = (
     "none",
@@ -64,6 +65,8 @@ class TinyCache:
     keys: tuple[Tensor, ...] = ()
     """of each layer, [B, heads, windows, tokens, d], rotated to their absolute time"""
     values: tuple[Tensor, ...] = ()
+    last: Tensor | None = None
+    """the last restored frame, [B, 3, H, W] in [-1, 1]"""
     frames: Tensor | None = None
     """features of the last four frames at 1/4 resolution, [B, 4, H / 4, W / 4, memory channels]"""
 
@@ -78,8 +81,11 @@ class Look:
     """a second look at y; `base` where there is none"""
     noisy: Tensor
     """the noisy frames"""
+    moved: Tensor
+    """the frames around moved into the place of each, [B, SOURCES, 4L, 3, H, W]"""
     mask: Tensor
-    """1 where y holds the pixel itself, -1 in a lost frame, [B, 1 or 4L, 1, H, W]"""
+    """1 where y holds the pixel itself, -1 in a lost frame: of the frame, and of those before and after, moved
+    likewise; [B, 1 or 4L, 3, H, W]"""
     task: Tensor
     """index into TASKS, [B]"""
 
@@ -93,7 +99,8 @@ class TinyDenoiser(nn.Module):
         self.time = nn.Linear(32, 128)
         self.task = nn.Embedding(len(TASKS), 128)
         self.stem = nn.Linear(16 * 9, q)
-        self.mask_stem = nn.Linear(16, q, bias=False)
+        self.moved_stem = nn.Linear(16 * 3 * SOURCES, q, bias=False)
+        self.mask_stem = nn.Linear(16 * 3, q, bias=False)
         self.memory_stem = nn.Linear(16 * 3, sum(MEMORY))
         self.down_blocks = nn.ModuleList([ShiftBlock(q, 128)])
         self.to_eighth = nn.Linear(4 * q, e // STRIDE)
@@ -106,7 +113,7 @@ class TinyDenoiser(nn.Module):
         self.eighth_up = nn.ModuleList([ConvBlock(e, 128)])
         self.from_eighth = nn.Linear(e // STRIDE, 4 * q)
         self.up_blocks = nn.ModuleList([ShiftBlock(q, 128), ShiftBlock(q, 128)])
-        self.out = nn.Linear(q, 64)
+        self.out = nn.Linear(q, 16 * (3 + 1 + SOURCES))
         nn.init.normal_(self.out.weight, std=0.003)
         nn.init.zeros_(self.out.bias)
         nn.init.normal_(self.task.weight, std=0.3)
@@ -120,22 +127,19 @@ class TinyDenoiser(nn.Module):
 
     def __call__(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Tensor:
         """The clean estimate of z [L, 768, h, w] at time `t` in [0, 1)."""
-        look = self.look(z, t, condition)
+        look = self.look(z, t, cache, condition)
         return self.transform(self.restore(look, torch.tensor([t]), cache))[0]
 
-    def look(self, z: Tensor, t: float, condition: Condition | None) -> Look:
+    def look(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Look:
         noisy = self.inverse(z[None]) / (1 - t)
-        B, _, _, H, W = noisy.shape
         if condition is None:
-            mask = torch.zeros(B, 1, 1, H, W, device=z.device)
-            return Look(noisy, noisy, noisy, mask, torch.zeros(B, dtype=torch.long, device=z.device))
-        op = condition.operator
-        base, hint = slots(condition.x_init)[None], slots(op.hint(condition.y))[None]
+            return blind(noisy)
+        op, x = condition.operator, condition.x_init
+        mask = op.reliability(len(x), *x.shape[-2:]).to(z)
+        base, hint = slots(x)[None], slots(op.hint(condition.y))[None]
+        moved, mask = surroundings(x, mask, None if cache.last is None else cache.last[0])
         task = torch.tensor([TASKS.index(op.kind)], device=z.device)  # type: ignore[attr-defined]
-        mask = op.reliability(len(condition.y), H, W)
-        if len(mask) > 1:
-            mask = slots(mask)
-        return Look(base, hint, noisy, mask[None].to(z), task)
+        return Look(base, hint, noisy, moved[None], mask[None], task)
 
     def restore(self, look: Look, t: Tensor, cache: TinyCache) -> Tensor:
         """The restored slots [B, 4L, 3, H, W]; `t` [B] or [1]."""
@@ -162,17 +166,22 @@ class TinyDenoiser(nn.Module):
             x = block(x, e, None)
         out = F.pixel_shuffle(self.out(x).flatten(0, 1).permute(0, 3, 1, 2), 4)
         out = out.unflatten(0, look.base.shape[:2])  # [B, T, 4, H, W]
-        return look.base + out[:, :, :3] + out[:, :, 3:] * (look.hint - look.base)
+        x = torch.addcmul(look.base + out[:, :, :3], out[:, :, 3:4], look.hint - look.base)
+        for source, gate in zip(look.moved.unbind(1), out[:, :, 4:].split(1, 2), strict=True):
+            x = x.addcmul(gate, source - look.base)
+        return x
 
     def see(self, look: Look) -> Tensor:
-        """Features at 1/4 resolution: the stem looks at base, hint - base, noisy - base and the mask.
+        """Features at 1/4 resolution: the stem looks at base, at hint, noisy and moved, less the base, and at the mask.
 
         The differences are taken on the weights, not on the frames.
         """
-        of_base, of_hint, of_noisy = self.stem.weight.unflatten(1, (3, 48)).unbind(1)
-        x = embed(look.base, of_base - of_hint - of_noisy, self.stem.bias)
-        for part, weight in ((look.hint, of_hint), (look.noisy, of_noisy), (look.mask, self.mask_stem.weight)):
+        of_base, *of_others = self.stem.weight.unflatten(1, (3, 48)).unbind(1)
+        of_others += self.moved_stem.weight.unflatten(1, (SOURCES, 48)).unbind(1)
+        x = embed(look.base, of_base - sum(of_others), self.stem.bias)
+        for part, weight in zip((look.hint, look.noisy, *look.moved.unbind(1)), of_others, strict=True):
             x.add_(embed(part, weight))
+        x.add_(embed(look.mask, self.mask_stem.weight))
         x = F.leaky_relu(x, 0.1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         return channels_last(x, look.base.shape[1])
 
@@ -192,8 +201,24 @@ class TinyDenoiser(nn.Module):
                 k, v = torch.cat([cache.keys[index], k], 3), torch.cat([cache.values[index], v], 3)
             keys.append(k[:, :, :, kept].contiguous())
             values.append(v[:, :, :, kept].contiguous())
-        frames = embed(self.inverse(z[:, -1:]), self.memory_stem.weight, self.memory_stem.bias)
-        return TinyCache(cache.index + L, tuple(keys), tuple(values), frames.permute(0, 1, 3, 4, 2).contiguous())
+        last = self.inverse(z[:, -1:])
+        frames = embed(last, self.memory_stem.weight, self.memory_stem.bias).permute(0, 1, 3, 4, 2).contiguous()
+        return TinyCache(cache.index + L, tuple(keys), tuple(values), last[:, -1], frames)
+
+
+def blind(noisy: Tensor) -> Look:
+    """The network's view where it has no condition: the noisy frames [B, 4L, 3, H, W] and nothing else."""
+    B, _, _, H, W = noisy.shape
+    moved = noisy[:, None].expand(B, SOURCES, *noisy.shape[1:])
+    return Look(noisy, noisy, noisy, moved, noisy.new_zeros(B, 1, 3, H, W), noisy.new_zeros(B, dtype=torch.long))
+
+
+def surroundings(x: Tensor, mask: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`Look.moved` and `Look.mask` of one stream's frames x [T, 3, H, W] after the restored frame `last` [3, H, W]."""
+    moved, known = aligned(x, last, mask if mask.any() else None)
+    moved = torch.stack([slots(source) for source in moved])
+    mask = torch.cat([mask.expand(len(known), *mask.shape[1:]), known], 1)
+    return moved, slots(mask) if len(mask) > 1 else mask
 
 
 class ConvBlock(nn.Module):

@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from core.lost import without
 from core.metrics import psnr
-from core.models.tiny import TASKS, Look, TinyCache, TinyDenoiser, slots
+from core.models.tiny import TASKS, Look, TinyCache, TinyDenoiser, blind, slots, surroundings
 from core.models.tiny_codec import TinyCodec
 from core.models.tiny_load import save
 from core.operators import (
@@ -41,10 +41,10 @@ from core.video import from_pixels
 MARGIN = 16
 """pixels around a blurred crop that only its operator sees: borders are a small part of a real frame"""
 MIX = {
-    "super_resolution": 0.18,
+    "super_resolution": 0.24,
     "inpainting": 0.26,
     "gaussian_blur": 0.16,
-    "temporal_average": 0.24,
+    "temporal_average": 0.18,
     "spatio_temporal_average": 0.16,
 }
 """share of each task; those that learn slowly have more"""
@@ -52,10 +52,12 @@ SHORT = 0.55
 """share of the training that is spent on chunks of one latent: more different pictures for the same time"""
 FLASH = SolverConfig(num_steps=1, reinject_every=0)
 GAMMA = FLASH.output_gamma
-TRUST = (0.1, 0.8)
+TRUST = (0.05, 0.5)
 """how much nearer to the truth than their x_init the frames of a prefix are"""
 LOSS = 0.12
 """share of the chunks in which frames are lost on the way"""
+CUT = 0.03
+"""share of the steps in which the last restored frame shows another scene"""
 
 
 @dataclass
@@ -152,18 +154,21 @@ def crop(sample: Sample, margin: int) -> Sample:
     return sample
 
 
-def look_at(samples: list[Sample], codec: TinyCodec, t: float, blind: bool) -> Look:
-    """The network's input for a batch; `blind` hides everything but the noisy latents."""
+def look_at(samples: list[Sample], codec: TinyCodec, t: float, hidden: bool, cache: TinyCache) -> Look:
+    """The network's input for a batch; `hidden` leaves nothing but the noisy latents."""
     base = torch.stack([slots(s.x_init) for s in samples])
     z = codec.transform(base)
     noisy = codec.inverse((1 - t) * z + t * torch.randn_like(z)) / (1 - t)
-    B, _, _, H, W = base.shape
-    if blind:
-        return Look(noisy, noisy, noisy, torch.zeros(B, 1, 1, H, W), torch.zeros(B, dtype=torch.long))
+    if hidden:
+        return blind(noisy)
     hint = torch.stack([slots(s.hint) for s in samples])
-    mask = torch.stack([slots(s.operator.reliability(len(s.y), H, W).expand(len(s.y), -1, -1, -1)) for s in samples])
+    moved, masks = [], []
+    for s, last in zip(samples, [None] * len(samples) if cache.last is None else cache.last, strict=True):
+        around, mask = surroundings(s.x_init, s.operator.reliability(len(s.y), *base.shape[-2:]), last)
+        moved.append(around)
+        masks.append(mask.expand(base.shape[1], -1, -1, -1))
     task = torch.tensor([TASKS.index(s.operator.kind) for s in samples])  # type: ignore[attr-defined]
-    return Look(base, hint, noisy, mask, task)
+    return Look(base, hint, noisy, torch.stack(moved), torch.stack(masks), task)
 
 
 def consistent(x: Tensor, sample: Sample) -> Tensor:
@@ -173,8 +178,10 @@ def consistent(x: Tensor, sample: Sample) -> Tensor:
     return prox_l2(sample.operator, x, sample.y, sample.past, GAMMA, 5)
 
 
-def restore(net: nn.Module, codec: TinyCodec, samples: list[Sample], t: float, blind: bool, cache: TinyCache) -> Tensor:
-    restored: Tensor = net.restore(look_at(samples, codec, t, blind), torch.full((len(samples),), t), cache)
+def restore(
+    net: nn.Module, codec: TinyCodec, samples: list[Sample], t: float, hidden: bool, cache: TinyCache
+) -> Tensor:
+    restored: Tensor = net.restore(look_at(samples, codec, t, hidden, cache), torch.full((len(samples),), t), cache)
     if len(samples[0].x) % 4:
         restored = torch.cat([restored[:, :4].mean(1, keepdim=True), restored[:, 4:]], 1)
     return torch.stack([consistent(x, s) for x, s in zip(restored, samples, strict=True)])
@@ -284,7 +291,7 @@ def run(args: argparse.Namespace) -> int:
         for group in optimiser.param_groups:
             warm = min(1.0, (step + 1) / 100)
             group["lr"] = args.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-        opening, blind = rng.random() < 0.12, rng.random() < 0.08
+        opening, hidden = rng.random() < 0.12, rng.random() < 0.08
         short = not opening and rng.random() < (0.9 if progress < SHORT else 0.3)
         own = not opening and progress > SHORT and rng.random() < 0.5
         latents, count = (1, args.batch) if short else (3, max(1, args.batch // 2))
@@ -292,7 +299,9 @@ def run(args: argparse.Namespace) -> int:
         with torch.no_grad():
             samples = [draw_sample(clips, args.size, latents, opening, rng) for _ in range(count)]
         cache = TinyCache(0) if opening else remember_prefix(net, codec, samples, own, t)
-        loss, gains = loss_of(restore(net, codec, samples, t, blind, cache), samples)
+        if cache.last is not None and rng.random() < CUT:
+            cache = replace(cache, last=cache.last.roll(1, 0))
+        loss, gains = loss_of(restore(net, codec, samples, t, hidden, cache), samples)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
@@ -302,7 +311,7 @@ def run(args: argparse.Namespace) -> int:
         with torch.no_grad():
             for kept_parameter, parameter in zip(ema.parameters(), net.parameters(), strict=True):
                 kept_parameter.lerp_(parameter, 1 - decay)
-        if not blind:
+        if not hidden:
             for s, gain in zip(samples, gains, strict=True):
                 sums.setdefault(s.operator.kind, []).append(gain)  # type: ignore[attr-defined]
         if minutes - reported > 2 or progress == 1:

@@ -37,7 +37,7 @@ from core.video import to_pixels
 from server.commands import evaluate_loss, options
 from server.files import Pixels, read_clip
 from server.outputs import write_png
-from server.sheet import SheetRow, check_sheet, sheet
+from server.sheet import SheetRow, sheet
 from server.vmaf import vmaf, vmaf_ffmpeg
 
 ALL_VARIANTS = (*PLAIN, *VARIANTS)
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variants", default="all", help=f"all or some of {','.join(ALL_VARIANTS)}")
     parser.add_argument("--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240")
     parser.add_argument("--noise", type=float, default=0.01, help="of the measurement, on [-1, 1] (default: 0.01)")
-    parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
+    parser.add_argument("--seed", type=options.seed, default=0, help="of all noise (default: 0)")
     parser.add_argument("--frames", metavar="N", type=options.positive, help="first N frames of each clip")
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     parser.add_argument("--no-vmaf", action="store_true", help="leave VMAF out although it could be computed")
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     if args.loss:
         evaluate_loss.check(args)
     if args.sheet:
-        check_sheet()
+        options.check_file(args.sheet, "--sheet")
     for clip in args.clips:
         read_clip(clip, args.size, 1)  # a bad one is told before the work begins
     model = options.load_model(args)
@@ -224,8 +224,6 @@ def evaluate(
             start = time.perf_counter()
             score = score_task(task, pixels, solver, model, config, args.seed, look)
             seconds = time.perf_counter() - start
-        if score is None:
-            continue
         row: dict[str, Any] = {"clip": clip.name, "operator": task.operator.kind, "variant": task.variant}
         row |= {"output_consistency": task.output_consistency, **score.row(), "seconds": round(seconds, 3)}
         if ffmpeg:
@@ -237,8 +235,7 @@ def evaluate(
 
 def score_task(
     task: Task, pixels: Pixels, solver: Solver, model: Model, config: SolverConfig, seed: int, look: Look
-) -> Score | None:
-    """None for a baseline that is not installed."""
+) -> Score:
     chunks = measured(pixels, task.operator, seed, model.device)
     own = variant_config(task.variant, config, task.output_consistency)
     if task.variant in PLAIN:

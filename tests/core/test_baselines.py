@@ -1,6 +1,5 @@
 """The plain methods do what their names promise."""
 
-import pytest
 import torch
 
 from core.baselines import baseline, lanczos, lanczos_matrix, wiener
@@ -32,7 +31,6 @@ def test_wiener_undoes_a_blur_up_to_the_border():
 
 
 def test_telea_keeps_the_known_pixels_and_fills_the_others():
-    pytest.importorskip("cv2")
     operator, x = Inpainting(), waves()
     y = operator.A(x)
     filled = baseline(operator, y)
