@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from core.errors import UsageError
+from core.errors import UsageError, explain
 
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
@@ -50,7 +50,9 @@ Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
 class Settings(BaseSettings):
     """Later sources win: defaults, the TOML file, AVIS_* of the environment, the command line."""
 
-    model_config = SettingsConfigDict(env_prefix="AVIS_", extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="AVIS_", extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     host: str = "127.0.0.1"
     """address the HTTP server listens on"""
@@ -79,7 +81,7 @@ class Settings(BaseSettings):
     solver: dict[str, Any] = Field(default_factory=dict)
     """a session's solver settings where it says nothing, by name: see core.solver.SolverConfig"""
 
-    token: str | None = None
+    token: str | None = Field(None, min_length=1)
     """what clients must show as `Authorization: Bearer`, and the page as `#token=...` at the end of its address; unset
     lets everybody in"""
     recordings: Path | None = None
@@ -190,9 +192,7 @@ def read_settings(config: Path | None = None, **overrides: Any) -> Settings:
     try:
         return Settings(**{FileSource.KEY: _read_toml(config), **overrides})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name}: {first['msg']} (found {first['input']!r})") from error
+        raise UsageError(f"setting {explain(error)}") from error
 
 
 def _read_toml(path: Path | None) -> dict[str, Any]:
