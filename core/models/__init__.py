@@ -99,12 +99,16 @@ def choose(name: str, codec: str | None, settings: Mapping[str, Any] | None) -> 
 
 
 def choose_device(device: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one. Raises UsageError for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise UsageError(f"{device!r} is no device: expected auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {device} was asked for, and this machine has no usable NVIDIA GPU")
+    if chosen.type not in ("cpu", "cuda"):
+        raise UsageError(f"models run on cpu and cuda, not on {device!r}")
+    usable = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= usable:
+        raise UsageError(f"device {device} was asked for, and this machine has {usable} usable NVIDIA GPUs")
     return chosen

@@ -125,6 +125,10 @@ def test_a_model_or_device_that_is_not_there_is_named():
         load("tiny", codec="jpeg")
     with pytest.raises(UsageError, match="is no device"):
         choose_device("toaster")
+    with pytest.raises(UsageError, match="models run on cpu and cuda, not on 'meta'"):
+        choose_device("meta")
+    with pytest.raises(UsageError, match="device cuda:99 was asked for"):
+        choose_device("cuda:99")
 
 
 @pytest.mark.parametrize("operator", [SuperResolution(), Inpainting(), TemporalAverage()], ids=lambda op: op.kind)
