@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from pickle import UnpicklingError
+from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -193,19 +194,27 @@ def read(path: Path) -> dict[str, Tensor]:
 
     A pickle may hold them flat or below one of the names under which checkpoints keep a generator.
     """
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError):  # an old-style pickle cannot be mapped
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        content = _unpickled(path)
+    except (SafetensorError, UnpicklingError, EOFError, LookupError, RuntimeError, ValueError) as error:
+        why = str(error).partition("\n")[0]
+        raise UsageError(f"expected a checkpoint or a safetensors file, found {path}: {why}") from error
     for name in ("generator_ema", "generator", "model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UsageError(f"{path} holds no flat table of tensors")
     return dict(content)
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError):  # an old-style pickle cannot be mapped
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def to_ours(state: Mapping[str, Tensor], kind: Kind, names: list[str]) -> dict[str, Tensor]:

@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -82,14 +80,22 @@ def test_conversion_keeps_every_tensor_to_bfloat16_and_loads_without_memory_of_i
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_pickle_that_would_run_code_is_not_run(tmp_path):
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path, capsys):
     class Bomb:
         def __reduce__(self):
             return (print, ("boom",))
 
     torch.save({"a": Bomb()}, tmp_path / "bomb.pt")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(UsageError, match=r"bomb\.pt"):
         read(tmp_path / "bomb.pt")
+    assert "boom" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["text.pth", "text.safetensors", "nothing.pth", "nothing.safetensors"])
+def test_a_file_that_is_no_checkpoint_is_a_usage_error(tmp_path, name):
+    (tmp_path / name).write_text("hello world\n" * 100 if name.startswith("text") else "")
+    with pytest.raises(UsageError, match=r"expected a checkpoint or a safetensors file, found .*" + name):
+        read(tmp_path / name)
 
 
 def test_weights_of_another_model_are_refused_with_examples(tmp_path):
