@@ -3,15 +3,17 @@
 A command is a module with `add_arguments(parser: argparse.ArgumentParser) -> None` and
 `run(args: argparse.Namespace) -> int`, imported only when it is asked for. Exit codes: what `run` returns
 (0 done, 1 the work failed), 2 for wrong usage or bad input (a UsageError, one sentence on stderr), 130 when
-interrupted, 1 with a traceback for anything else.
+interrupted, 1 with a sentence for a full disk and its like, 1 with a traceback for anything else.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import logging
 import sys
+from typing import NoReturn
 
 from core.errors import UsageError
 
@@ -27,16 +29,34 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """name: module, one line of help"""
 
+OF_THE_MACHINE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EFBIG,
+    errno.EADDRINUSE,
+    errno.EADDRNOTAVAIL,
+)
+"""a full disk, a missing right, a port that is taken: no fault of ours, so a sentence and no traceback"""
+
 
 def overview() -> str:
     lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(["usage: avis COMMAND ...   (avis COMMAND --help)", "", "Live video restoration.", "", *lines])
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells a wrong argument in one sentence, not below a screen of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help tells what there is)")
+
+
 def parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, object]:
     module_name, text = COMMANDS[name]
     module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(prog=f"avis {name}", description=text)
+    parser = Parser(prog=f"avis {name}", description=text)
     module.add_arguments(parser)
     return parser.parse_args(arguments), module
 
@@ -57,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except Exception:
-        logging.getLogger(__name__).exception("avis %s failed", name)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+            print(f"avis: {error}", file=sys.stderr)
+        else:
+            logging.getLogger(__name__).exception("avis %s failed", name)
         return 1

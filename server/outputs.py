@@ -138,6 +138,8 @@ def check_output(source: Path, path: Path) -> None:
         raise UsageError(f"expected a folder that can be written to for OUT, found {path.parent} read-only")
     if path.exists() and source.exists() and path.samefile(source):
         raise UsageError(f"expected OUT to be another file than IN, found {path} for both")
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise UsageError(f"expected a file or a folder for OUT, found a device in {path}")
     if path.is_dir() and any(path.iterdir()):
         raise UsageError(f"expected a new or empty folder for OUT, found files in {path}")
     if not path.is_dir() and path.suffix.lower() not in FORMATS.keys() | {".png", ""}:

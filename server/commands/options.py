@@ -25,6 +25,9 @@ OPERATORS: dict[str, type[LinearOperator]] = {
 }
 """Each operator by its KIND"""
 
+LARGEST = 8192
+"""most pixels of a restored picture, each way"""
+
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", help="name of the model (default: tiny)")
@@ -64,9 +67,16 @@ def size(text: str) -> tuple[int, int]:
         width, height = parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    if min(width, height) < 16:
-        raise argparse.ArgumentTypeError(f"expected at least 16x16 pixels, found {text}")
+    if min(width, height) < 16 or max(width, height) > LARGEST:
+        raise argparse.ArgumentTypeError(f"expected from 16 to {LARGEST} pixels each way, found {text}")
     return height, width
+
+
+def seed(text: str) -> int:
+    """An argparse type: the seed of all noise, as a session takes it."""
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**31 - 1}, found {text!r}")
+    return int(text)
 
 
 def positive(text: str) -> int:
@@ -107,11 +117,14 @@ def operator(kind: str, args: argparse.Namespace, **settings: Any) -> Operator:
 
 def check_json(target: str | None) -> None:
     """Raises UsageError when the report could not be written, before the work that it reports."""
-    if target in (None, "-"):
-        return
-    path = Path(str(target))
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UsageError(f"expected a file in a folder that can be written to for --json, found {target}")
+    if target is not None and target != "-":
+        check_file(Path(target), "--json")
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Raises UsageError when `path`, asked for by `flag`, could not be written."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"expected a file in a folder that can be written to for {flag}, found {path}")
 
 
 def write_json(report: Mapping[str, Any], target: str | None) -> None:

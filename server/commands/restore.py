@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=options.size,
         help="size of the restored picture (default: the source's own)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of all noise (default: 0)")
+    parser.add_argument("--seed", type=options.seed, default=0, help="of all noise (default: 0)")
     parser.add_argument("--crf", type=int, default=16, help="quality of the video file, 0 best to 51 (default: 16)")
     parser.add_argument("--no-audio", action="store_true", help="leave the sound out")
     options.add_model_arguments(parser)
@@ -144,8 +144,9 @@ def fit(about: About, size: tuple[int, int] | None, operator: Operator | None, s
     """
     scale = 1 if simulate or operator is None else 16 // operator.measurement_size(16, 16)[0]
     shown = size or (about.height * scale, about.width * scale)
-    if min(shown) < 16:
-        raise UsageError(f"expected a picture of at least 16x16 pixels, found {shown[1]}x{shown[0]}")
+    if min(shown) < 16 or max(shown) > options.LARGEST:
+        found = f"{shown[1]}x{shown[0]}"
+        raise UsageError(f"expected a restored picture of 16 to {options.LARGEST} pixels each way, found {found}")
     restored = _up(shown[0], 16), _up(shown[1], 16)
     taken = _up(shown[0], scale) // scale, _up(shown[1], scale) // scale
     return Geometry(taken, (restored[0] // scale, restored[1] // scale), restored, shown)

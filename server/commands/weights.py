@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from core.models.dit import CausalDiT, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
 from core.models.wan_vae import WanVAE, WanVAEConfig
 from core.models.weights import FOR_SERVING, PROMPT, PUBLISHED, Published, convert, load_into, sha256
+from server.commands import options
 from server.download import DownloadError, download
 
 
@@ -62,11 +62,8 @@ def list_(args: argparse.Namespace) -> int:
         for name, published in PUBLISHED.items()
     ]
     if args.json:
-        text = json.dumps({"folder": str(args.folder), "weights": rows}, indent=2)
-        if args.json == "-":
-            print(text)
-        else:
-            Path(args.json).write_text(text + "\n")
+        options.check_json(args.json)
+        options.write_json({"folder": str(args.folder), "weights": rows}, args.json)
         return 0
     table = Table("name", "what", "size", "licence", "here")
     for row in rows:

@@ -1,3 +1,4 @@
+import errno
 import sys
 import types
 
@@ -47,12 +48,20 @@ def test_any_other_error_is_exit_code_1_with_its_traceback_in_the_log(command, c
     assert "ZeroDivisionError: never" in caplog.text
 
 
+def test_a_full_disk_is_a_sentence_and_no_traceback(command, capsys, caplog):
+    command.run = raising(OSError(errno.ENOSPC, "No space left on device", "out.json"))
+    assert cli.main(["test"]) == 1
+    assert capsys.readouterr().err == "avis: [Errno 28] No space left on device: 'out.json'\n"
+    assert not caplog.text
+
+
 def test_an_unknown_command_or_option_is_exit_code_2(command, capsys):
     assert cli.main(["tset"]) == 2
     assert "serve" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        cli.main(["test", "--lvel", "1"])
-    assert end.value.code == 2
+    for arguments in (["--lvel", "1"], ["--level", "high"]):
+        assert cli.main(["test", *arguments]) == 2
+        message = capsys.readouterr().err
+        assert arguments[-1] in message and message.startswith("avis: ") and message.count("\n") == 1
 
 
 def test_help_lists_every_command_and_imports_none(capsys, monkeypatch):

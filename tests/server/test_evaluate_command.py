@@ -85,6 +85,8 @@ def test_losses_compare_intact_frozen_and_masked_on_the_same_frames(clip, tmp_pa
         (["--operator.keep", "7"], "operator inpainting"),
         (["--loss", "0.1", "--variants", "flash"], "expected no --variants with --loss"),
         (["--loss", "0.1", "--burst", "12"], "expected more than --burst 12 frames"),
+        (["--sheet", "nowhere/sheet.png"], "for --sheet"),
+        (["--seed", "-1"], "expected a whole number from 0"),
     ],
 )
 def test_bad_arguments_end_with_2_and_one_sentence(clip, capsys, arguments, sentence):

@@ -136,6 +136,10 @@ def test_the_mask_is_padded_with_the_picture():
         (("--operator", "mask", "--mask", "MASK"), "expected a mask of 64x48 pixels"),
         (("--operator", "gaussian_blur", "--size", "16x16"), "more than 30 pixels"),
         (("--operator", "inpainting", "--json", "nowhere/report.json"), "for --json"),
+        (("--operator", "inpainting", "--size", "99999x99999"), "from 16 to 8192 pixels each way, found 99999x99999"),
+        (("--operator", "inpainting", "--seed", str(2**31)), f"expected a whole number from 0 to {2**31 - 1}"),
+        (("--operator", "inpainting", "--operator.noise", "nan"), "noise: Input should be"),
+        (("--operator", "inpainting", "--solver.gamma", "inf"), "--solver.gamma: Input should be a finite number"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_sentence_and_leaves_nothing(tmp_path, capsys, arguments, sentence):
