@@ -12,8 +12,9 @@ class UsageError(ValueError):
 def explain(error: ValidationError) -> str:
     """The first fault of a rejected configuration: which setting, what was expected, what was found."""
     fault = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in fault["loc"])
+    name = ".".join(str(part) for part in fault["loc"]) or "settings"
     if fault["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     found = repr(fault["input"])
-    return f"{name}: {fault['msg']}, found {found if len(found) < 80 else found[:76] + '...'}"
+    expected = fault["msg"].removeprefix("Value error, ")
+    return f"{name}: {expected}, found {found if len(found) < 80 else found[:76] + '...'}"

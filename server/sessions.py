@@ -7,14 +7,14 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from aiortc import MediaStreamTrack, RTCDataChannel
 from pydantic import ValidationError
 
-from core.errors import UsageError
+from core.errors import UsageError, explain
 from core.operators import LinearOperator
 from core.solver import Rung, SolverConfig
 from server.admission import Admission, AdmissionConfig, Refuse, Workload
@@ -44,6 +44,18 @@ class Place:
     """1 is next"""
     ticket: str
     """shown again in the next request, it keeps the place"""
+
+
+@dataclass(frozen=True)
+class Asks:
+    """How a client asks for a place."""
+
+    queue: bool = False
+    """it waits where there is none"""
+    ticket: str | None = None
+    """what it was given when it did so before"""
+    address: str = ""
+    """whose request it is"""
 
 
 class Refusal(Exception):
@@ -77,7 +89,9 @@ class Sessions:
         self.scheduler = Scheduler(backlog=settings.backlog)
         self.admission = Admission(AdmissionConfig(max_sessions=settings.max_sessions))
         self.worker = Worker(worker_config(settings), self.scheduler, self)
-        self.line = WaitingList(lambda: secrets.token_urlsafe(12), settings.queue_most, settings.queue_patience)
+        self.line = WaitingList(
+            lambda: secrets.token_urlsafe(12), settings.queue_most, settings.queue_each, settings.queue_patience
+        )
         self.closing = False
         self.opened_total = 0
         self.refused_total = 0
@@ -96,16 +110,15 @@ class Sessions:
     # --- the life of a session --------------------------------------------------------------------
 
     async def open(
-        self, offer: Offer, config: SessionConfig, returns: bool = True, queue: bool = False, ticket: str | None = None
+        self, offer: Offer, config: SessionConfig, returns: bool = True, asks: Asks | None = None
     ) -> Opened:
         """Answers an offer with a new session. Raises Refusal, or OfferRefused from the WebRTC stack.
 
         `returns`: the restored video goes back to the same client; else others play `session.restored`.
-        `queue`: a client that finds no place waits for one; `ticket` is what it was given when it did so before.
         """
         self._check(config)
         session_id = secrets.token_urlsafe(12)
-        self._reserve(session_id, config, queue, ticket)
+        self._reserve(session_id, config, asks or Asks())
         try:
             await self._prepare(config.operator, config.size)
             session = self._new_session(session_id, config, returns)
@@ -188,7 +201,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Session]:
         return iter(self._open.values())
 
     def _check(self, config: SessionConfig) -> None:
@@ -209,7 +222,7 @@ class Sessions:
                 f"most, not {show_size(config.size)}",
             )
 
-    def _reserve(self, session_id: str, config: SessionConfig, queue: bool, ticket: str | None) -> None:
+    def _reserve(self, session_id: str, config: SessionConfig, asks: Asks) -> None:
         """Takes a place, or refuses: before anything is awaited, so that no two take the same one."""
         if self.closing:
             raise Refusal(503, "shutting_down", "the server is shutting down", retry_after=5)
@@ -219,11 +232,11 @@ class Sessions:
             raise Refusal(503, "warming", f"the model is not ready: {self.worker.state}", retry_after=2)
         workload = self._workload(config, config.size)
         now = asyncio.get_running_loop().time()
-        refusal = self._refuse(workload, now, ticket)
+        refusal = self._refuse(workload, now, asks.ticket)
         if refusal is not None:
             self.refused_total += 1
-            raise self._turn_away(refusal, now, queue, ticket)
-        self.line.leave(ticket)
+            raise self._turn_away(refusal, now, asks)
+        self.line.leave(asks.ticket)
         self.admission.open(session_id, workload, now, self._bytes(workload))
         self._workloads[session_id] = workload
         self._queue(session_id)
@@ -237,10 +250,11 @@ class Sessions:
         decision = self.admission.decide(workload, now, self._bytes(workload))
         return decision if isinstance(decision, Refuse) else None
 
-    def _turn_away(self, refusal: Refuse, now: float, queue: bool, ticket: str | None) -> Refusal:
+    def _turn_away(self, refusal: Refuse, now: float, asks: Asks) -> Refusal:
         """What a client is told that finds no place: when to ask again, and where it stands when it waits."""
         message = f"the server is full: {refusal.reason}"
-        held = self.line.wait(ticket, now) if queue or ticket is not None else None
+        waits = asks.queue or asks.ticket is not None
+        held = self.line.wait(asks.ticket, now, asks.address) if waits else None
         if held is None:
             return Refusal(503, "full", message, refusal.retry_after)
         return Refusal(503, "full", message, self.settings.queue_patience / 5, Place(*held))
@@ -474,9 +488,7 @@ def check_solver(values: dict[str, Any]) -> dict[str, Any]:
     try:
         return SolverConfig.model_validate(values).model_dump(include=set(values))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in ("solver", *first["loc"]))
-        raise UsageError(f"setting {name}: {first['msg']} (found {first['input']!r})") from error
+        raise UsageError(f"setting solver.{explain(error)}") from error
 
 
 def worker_config(settings: Settings) -> WorkerConfig:

@@ -18,12 +18,14 @@ from aiohttp import web
 from pydantic import Field, ValidationError
 
 from core.config import Config
+from core.errors import explain
 from core.operators import Operator
 from core.solver import SolverConfig
+from server.addresses import client_of
 from server.ice import ice_servers
 from server.sdp import OfferRefused, SdpLimits, parse_offer
 from server.session import SessionConfig
-from server.sessions import Place, Refusal, Sessions
+from server.sessions import Asks, Place, Refusal, Sessions
 from server.usage import usage_of
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,9 @@ async def open_session(request: web.Request) -> web.Response:
     if offer_body.resume is not None:
         opened = await sessions.resume(offer_body.resume, offer)
     else:
-        opened = await sessions.open(offer, config, queue=offer_body.queue, ticket=offer_body.ticket)
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+        client = client_of(request.remote, forwarded, sessions.settings.trusted_proxies)
+        opened = await sessions.open(offer, config, asks=Asks(offer_body.queue, offer_body.ticket, client))
     answer = {"id": opened.session.id, "sdp": opened.answer, "type": "answer"}
     headers = {"Location": f"/sessions/{opened.session.id}"}
     return web.json_response(answer, status=201, headers=headers)
@@ -296,9 +300,7 @@ def validate(config: type[C], values: dict[str, Any]) -> C:
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise Refusal(422, "bad_setting", f"{name}: {first['msg']}, found {shown(first['input'])}") from error
+        raise Refusal(422, "bad_setting", explain(error)) from error
 
 
 def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
@@ -306,13 +308,8 @@ def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
     if changes is None:
         return base
     if not isinstance(changes, dict):
-        raise Refusal(422, "bad_setting", f"solver: expected an object of settings, found {shown(changes)}")
+        raise Refusal(422, "bad_setting", f"solver: expected an object of settings, found {changes!r:.60}")
     return validate(SolverConfig, {**base.model_dump(), **changes})
-
-
-def shown(value: object, length: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= length else text[:length] + "…"
 
 
 def defaults(schema: dict[str, Any]) -> dict[str, Any]:
