@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -95,6 +96,10 @@ class Settings(BaseSettings):
     place, and all go down the quality ladder together"""
     queue_most: int = Field(32, ge=0, le=1000)
     """refused clients that may wait in line for a place"""
+    queue_each: int = Field(4, ge=1, le=1000)
+    """of them, those of one address"""
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """addresses or networks of proxies whose X-Forwarded-For says who asks; unset believes nobody's"""
     queue_patience: float = Field(15.0, gt=0)
     """seconds after which a client that waits and does not ask again loses its place in line"""
     fps: float = Field(16.0, ge=1, le=60)

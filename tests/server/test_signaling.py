@@ -2,6 +2,7 @@ import asyncio
 import gc
 import os
 import time
+from ipaddress import ip_network
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -170,6 +171,19 @@ async def test_clients_that_wait_get_the_next_places_in_the_order_they_came(http
     await http.delete(urls[1])
     assert (await ask(ticket=second))[0] == 201
     assert (await ask())[2].keys() == {"error"}, "it did not ask to wait"
+
+
+async def test_one_address_has_its_share_of_the_line_and_a_header_gives_it_no_more(http, offer):
+    [await http.post("/sessions", json=offer) for _ in range(2)]
+
+    async def queued(**headers):
+        reply = await http.post("/sessions", json={**offer, "queue": True}, headers=headers)
+        return reply.status == 503 and "queue" in await reply.json()
+
+    assert [await queued(**{"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(6)] == 4 * [True] + 2 * [False]
+    behind_proxy = http.sessions.settings.model_copy(update={"trusted_proxies": (ip_network("127.0.0.1/32"),)})
+    http.sessions.settings = behind_proxy
+    assert await queued(**{"X-Forwarded-For": "198.51.100.1"})
 
 
 async def test_a_place_in_line_that_nobody_claims_is_given_up(http, offer):

@@ -53,6 +53,20 @@ def test_a_full_list_takes_nobody_and_still_knows_its_own():
     assert waiting_list(most=0).wait(None, 0.0) is None
 
 
+def test_one_address_takes_its_share_of_the_places_and_no_more():
+    """One client asked without its ticket again and again, and had all places in line."""
+    line = waiting_list(most=10, each=2, patience=15)
+    first = line.wait(None, 0.0, "a")[1]
+    line.wait(None, 0.0, "a")
+    assert line.wait(None, 0.0, "a") is None
+    assert line.wait(None, 0.0, "b") == (3, "t2")
+    assert line.wait(first, 5.0, "moved") == (1, first), "whoever has a ticket keeps its place"
+    line.leave(first)
+    assert line.wait(None, 5.0, "a") == (3, "t3")
+    assert line.wait(None, 5.0, "a") is None
+    assert line.wait(None, 100.0, "a") is not None, "what is forgotten counts for nobody"
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_list_is_bounded_and_nobody_overtakes_whatever_happens(seed):
     rng = random.Random(seed)
@@ -63,7 +77,7 @@ def test_the_list_is_bounded_and_nobody_overtakes_whatever_happens(seed):
         choice = rng.random()
         if choice < 0.6:
             shown = rng.choice([None, "forged", *known])
-            answer = line.wait(shown, now)
+            answer = line.wait(shown, now, rng.choice("abc"))
             if answer is not None and answer[1] not in known:
                 known.append(answer[1])
         elif choice < 0.7 and known:
@@ -72,4 +86,5 @@ def test_the_list_is_bounded_and_nobody_overtakes_whatever_happens(seed):
         held = [ticket for ticket in known if ticket in line._seen]
         positions = [line.position(ticket, now) for ticket in held]
         assert positions == list(range(1, len(held) + 1)), "the order they came in"
+        assert set(line._holders) == set(line._seen)
     assert line.waiting(1e9) == 0
