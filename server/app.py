@@ -18,7 +18,7 @@ from server.messages import LOG_FORMAT
 from server.metrics import admin_app
 from server.sessions import Sessions
 from server.settings import Settings
-from server.signaling import SESSIONS, WEB, ask_token, errors_as_json, routes
+from server.signaling import SESSIONS, ask_token, errors_as_json, routes
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,6 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[errors_as_json, ask_token], client_max_size=settings.max_body)
     app[SESSIONS] = Sessions(settings)
     app.add_routes(routes())
-    if WEB.is_dir():
-        app.router.add_static("/", WEB)
     app.cleanup_ctx.append(run_sessions)
     whip.attach(app)
     return app

@@ -14,13 +14,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.errors import UsageError, explain
 
-SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.A)
 
 
 def parse_size(text: object) -> tuple[int, int]:
     """WIDTHxHEIGHT to (width, height). Raises ValueError for anything else."""
-    if isinstance(text, tuple | list) and len(text) == 2:
-        return int(text[0]), int(text[1])
+    if isinstance(text, tuple | list):
+        text = "x".join(map(str, text))
     match = SIZE.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(f"a size is WIDTHxHEIGHT, as in 416x240, not {text!r}")
@@ -37,9 +37,9 @@ Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(s
 
 def parse_ports(text: object) -> tuple[int, int]:
     """FIRST-LAST to two port numbers. Raises ValueError for anything else."""
-    if isinstance(text, tuple | list) and len(text) == 2:
-        return int(text[0]), int(text[1])
-    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text) if isinstance(text, str) else None
+    if isinstance(text, tuple | list):
+        text = "-".join(map(str, text))
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.A) if isinstance(text, str) else None
     if match is None or not 0 < int(match[1]) <= int(match[2]) < 65536:
         raise ValueError(f"a range of ports is FIRST-LAST, as in 50000-50100, not {text!r}")
     return int(match[1]), int(match[2])

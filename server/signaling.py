@@ -37,6 +37,9 @@ SESSIONS = web.AppKey("sessions", Sessions)
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 
+PAGE = frozenset(path.name for path in WEB.glob("*.*"))
+"""the files of the page, all in one folder"""
+
 BODY_TIMEOUT = 5.0
 """seconds that a request's body may take to arrive"""
 
@@ -81,6 +84,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/ice", ice),
         web.get("/stats", stats),
         web.get("/", page),
+        web.get("/{file}", page),
     ]
 
 
@@ -215,7 +219,11 @@ def usage(pid: int | None) -> dict[str, int] | None:
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    return web.FileResponse(WEB / "index.html", headers={"Cache-Control": "no-cache"})
+    """One file of the page, `index.html` where none is named; a browser asks each time whether it is still the same."""
+    name = request.match_info.get("file", "index.html")
+    if name not in PAGE:
+        raise web.HTTPNotFound
+    return web.FileResponse(WEB / name, headers={"Cache-Control": "no-cache"})
 
 
 @web.middleware
@@ -277,18 +285,24 @@ def code_of(error: web.HTTPException) -> str:
     return known.get(error.status, "bad_request")
 
 
+async def read_body(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            return await request.read()
+    except TimeoutError as error:
+        raise Refusal(400, "slow_body", f"the body did not arrive within {BODY_TIMEOUT:g} s") from error
+    except web.RequestPayloadError as error:
+        raise Refusal(400, "bad_body", "the body is not what its Content-Encoding says, or broke off") from error
+
+
 async def read_json(request: web.Request) -> dict[str, Any]:
     """The body of a request, which must be one JSON object."""
     if request.content_type != "application/json":
         raise Refusal(415, "bad_content_type", f"the body must be application/json, not {request.content_type}")
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            raw = await request.read()
-    except TimeoutError as error:
-        raise Refusal(400, "slow_body", f"the body did not arrive within {BODY_TIMEOUT:g} s") from error
+    raw = await read_body(request)
     try:
         body = json.loads(raw)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
         raise Refusal(400, "bad_json", f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise Refusal(400, "bad_json", f"the body must be a JSON object, not {type(body).__name__}")

@@ -26,7 +26,7 @@ from server.sdp import AnswerOptions, Offer, OfferRefused, Purpose, SdpLimits, p
 from server.session import Session, SessionConfig, SessionState
 from server.sessions import Refusal, Sessions, rtc_config
 from server.settings import Settings
-from server.signaling import BODY_TIMEOUT, SESSIONS, Handler, sdp_limits, validate
+from server.signaling import SESSIONS, Handler, read_body, sdp_limits, validate
 
 logger = logging.getLogger(__name__)
 
@@ -349,7 +349,7 @@ def operator_fields(text: str) -> Any:
         return {"kind": text}
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refusal(400, "bad_json", f"operator is not JSON: {error}") from error
 
 
@@ -367,12 +367,7 @@ def sound_codec(stream: Stream) -> str:
 
 async def read_text(request: web.Request) -> str:
     try:
-        async with asyncio.timeout(BODY_TIMEOUT):
-            raw = await request.read()
-    except TimeoutError as error:
-        raise Refusal(408, "slow_body", f"the body did not arrive within {BODY_TIMEOUT:g} s") from error
-    try:
-        return raw.decode()
+        return (await read_body(request)).decode()
     except UnicodeDecodeError as error:
         raise OfferRefused(400, "bad_sdp", "the body is not UTF-8 text") from error
 

@@ -10,10 +10,10 @@ from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 
 from server.app import create_app
 from server.settings import read_settings
-from server.signaling import SESSIONS, shows
+from server.signaling import SESSIONS, WEB, shows
 from server.simulated import SimulatedDevice, SimulatedProcess
 
-GARBAGE = [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{" * 5000, b"[" * 100_000]
+GARBAGE = [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{" * 5000, b"[" * 100_000, b'{"seed": %s}' % (b"9" * 5000)]
 
 BAD_FIELDS = [
     ({"sdp": None}, "sdp"),
@@ -34,6 +34,10 @@ BAD_FIELDS = [
     ({"size": "16x16"}, "16x16"),
     ({"size": "4096x4096"}, "4096x4096"),
     ({"size": [416, 240, 3]}, "size"),
+    ({"size": [float("inf"), 240]}, "size"),
+    ({"size": [None, {}]}, "size"),
+    ({"fps": float("nan")}, "fps"),
+    ({"solver": {"gamma": float("inf")}}, "gamma"),
     ({"solver": {"num_steps": 99}}, "num_steps"),
     ({"solver": {"steps": 1}}, "steps"),
     ({"solver": [1]}, "solver"),
@@ -113,6 +117,11 @@ async def test_a_session_is_opened_asked_changed_and_ended(http, offer):
 async def test_a_body_that_is_no_json_object_is_a_400(http, body):
     headers = {"Content-Type": "application/json"}
     await refused(await http.post("/sessions", data=body, headers=headers), 400)
+
+
+async def test_a_body_that_is_not_what_its_encoding_says_is_a_400(http):
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    assert (await refused(await http.post("/sessions", data=b"no gzip", headers=headers), 400))["code"] == "bad_body"
 
 
 async def test_another_content_type_is_a_415_and_too_much_is_a_413(http):
@@ -299,8 +308,12 @@ async def test_a_page_is_told_the_ice_servers_with_a_login_that_ends():
 async def test_the_page_is_served_and_nothing_beside_it(http):
     reply = await http.get("/")
     assert (reply.status, reply.content_type) == (200, "text/html")
-    for path in ("/nothing", "/../pyproject.toml", "/%2e%2e/pyproject.toml", "/sessions"):
-        assert (await http.get(path)).status in (403, 404, 405), path
+    for file in WEB.iterdir():
+        reply = await http.get(f"/{file.name}")
+        assert (reply.status, await reply.read()) == (200, file.read_bytes()), "a file of the page is not served"
+    for path in ("/nothing", "/../pyproject.toml", "/%2e%2e/pyproject.toml", "/..%2fpyproject.toml", "/__init__.py"):
+        await refused(await http.get(path), 404)
+    await refused(await http.get("/sessions"), 404)
 
 
 async def test_unknown_paths_and_methods_have_the_same_form_of_error(http):
