@@ -2,11 +2,19 @@
 
 import asyncio
 import contextlib
+import gc
+import io
+import itertools
+import json
+import logging
+import os
 import random
 import time
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
+from server.app import create_app
 from server.rtc import PeerConnection
 from server.sdp import (
     AnswerOptions,
@@ -17,6 +25,10 @@ from server.sdp import (
     parse_offer,
     probeable,
 )
+from server.settings import read_settings
+from server.signaling import SESSIONS
+from server.simulated import SimulatedDevice, SimulatedProcess
+from server.whip import STREAMS
 
 FINGERPRINT = "a=fingerprint:sha-256 " + ":".join(["AB"] * 32)
 BROWSER_OFFER = "\r\n".join(
@@ -302,6 +314,84 @@ def test_a_mutated_offer_is_refused_or_answered_but_never_an_error():
 
     refused = asyncio.run(run())
     assert 100 < refused < len(HOSTILE) - 20, "the corpus must hold both kinds"
+
+
+def as_json(sdp):
+    return json.dumps({"sdp": sdp, "type": "offer"}).encode()
+
+
+DOORS = {
+    "/sessions": ("duplex", "sendrecv", "application/json", as_json),
+    "/whip/other": ("publish", "sendonly", "application/sdp", str.encode),
+    "/whep/cam": ("play", "recvonly", "application/sdp", str.encode),
+}
+
+
+def refused_offers(direction, purpose, count):
+    """The first `count` of the hostile offers, and then of ever more mutations, that are no offer for `purpose`."""
+    more = (mutate(BROWSER_OFFER, random.Random(seed)) for seed in itertools.count(1000))
+    for text in itertools.chain(HOSTILE.values(), more):
+        hostile = text.replace("a=sendrecv", f"a={direction}")
+        try:
+            parse_offer(hostile, SdpLimits(allow_loopback=True), purpose)
+        except OfferRefused:
+            yield hostile
+            count -= 1
+        if count == 0:
+            return
+
+
+@contextlib.asynccontextmanager
+async def doors():
+    """A server on which "cam" is published, with a device that does nothing."""
+    app = create_app(read_settings(connect_timeout=60, bind=("127.0.0.1",)))
+    worker = app[SESSIONS].worker
+
+    async def start_device():
+        return SimulatedProcess(SimulatedDevice(seconds=0.01))
+
+    worker.start_device = start_device
+    async with TestClient(TestServer(app)) as http:
+        await worker.settled()
+        reply = await http.post("/whip/cam", data=only_video("sendonly"), headers={"Content-Type": "application/sdp"})
+        assert reply.status == 201, await reply.text()
+        yield app, http
+
+
+def held():
+    gc.collect()
+    return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_two_hundred_hostile_offers_are_refused_at_once_and_leave_nothing(door, caplog):
+    """Each a 4xx within 50 ms of the loop's time, its client's included; no task, socket, session or player stays."""
+    purpose, direction, content_type, encode = DOORS[door]
+    offers = list(refused_offers(direction, purpose, 200))
+    offers += ["v=0\r\n" + "a=x\r\n" * 1_000_000, "\u00e9" * 200_000]
+    async with doors() as (app, http):
+
+        async def post(body):
+            async with http.post(door, data=io.BytesIO(body), headers={"Content-Type": content_type}) as reply:
+                return reply.status, await reply.text()
+
+        await post(encode(offers[0]))
+        before, spent, statuses = held(), [], set()
+        for body in map(encode, offers):
+            started = time.thread_time()
+            status, told = await post(body)
+            spent.append(time.thread_time() - started)
+            statuses.add(status)
+            assert '"code"' in told and len(told) < 400
+        assert statuses == {400, 413, 422}
+        assert max(spent) < 0.05, f"{max(spent):.3f} s for {offers[spent.index(max(spent))][:200]!r}"
+        after = held()
+        assert after[0] <= before[0] and after[1] <= before[1] + 1
+        assert len(app[SESSIONS]) == 1 and app[STREAMS].report() == {"cam": {"players": 0}}
+        assert app[SESSIONS].worker.restarts == 0
+        app[SESSIONS].check_integrity()
+        assert (await post(encode(only_video(direction))))[0] == 201, "a good offer after all of them"
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def test_directions_fit_the_purpose():

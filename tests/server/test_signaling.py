@@ -7,6 +7,7 @@ from ipaddress import ip_network
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
+from yarl import URL
 
 from server.app import create_app
 from server.settings import read_settings
@@ -272,6 +273,23 @@ async def test_whoever_does_not_show_the_token_opens_sees_and_changes_nothing(me
             assert (await refused(reply, 401))["code"] == "unauthorized"
             assert reply.headers["WWW-Authenticate"] == "Bearer"
         assert (await http.request(method, path, headers={"Authorization": "bearer s3cret"})).status != 401
+
+
+OPEN = {"/", "/healthz", "/readyz", "/models", "/operators", "/{file}"}
+"""what tells of the server only, and the page itself"""
+
+
+async def test_no_route_was_forgotten_that_must_ask_for_the_token():
+    """Of all there are: also of those that somebody adds without a thought of the token."""
+    app = create_app(read_settings(token="s3cret"))
+    paths = {resource.canonical for resource in app.router.resources()} - OPEN
+    assert {"/sessions", "/ice", "/stats", "/whep/{name}/{id}"} <= paths
+    async with TestClient(TestServer(app)) as http:
+        for path in (path.replace("{name}", "cam").replace("{id}", "x") for path in paths):
+            for method in ("GET", "HEAD", "POST", "PATCH", "DELETE", "PUT"):
+                for sent in (path, path + "?x=1", path.replace("s", "%73").replace("i", "%69")):
+                    status = (await http.request(method, URL(sent, encoded=True))).status
+                    assert status == 401, (method, sent)
 
 
 def test_a_header_of_any_bytes_is_a_wrong_token_and_no_error():
