@@ -6,6 +6,8 @@ import { FPS } from "./sources.js";
 const GATHER_MS = 2000;
 const CONNECT_MS = 15000;
 const FLICKER_MS = 1000; // "disconnected", which comes after five silent seconds, for longer is dead: the server waits ten
+const LOOK_MS = 500;
+const QUIET_LOOKS = 5; // looks in a row at which nothing has come: a server reports every 1.5 s or sooner, whatever its device does
 
 /** Why a session is over: `retryable` when opening another one may help, `resumable` when the server still keeps it. */
 export class SessionEnd extends Error {
@@ -20,7 +22,8 @@ export class Session {
   constructor({ onReport, onStream }) {
     this.id = null;
     this.pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
-    this.ended = new Promise((resolve) => (this.end = resolve));
+    this.over = false;
+    this.ended = new Promise((resolve) => (this.end = (reason) => { this.over = true; resolve(reason); }));
     const back = new MediaStream();
     this.pc.addEventListener("track", ({ track }) => {
       back.addTrack(track);
@@ -46,6 +49,7 @@ export class Session {
     await this.pc.setRemoteDescription({ type: answer.type, sdp: answer.sdp });
     await keepResolution(this.sender);
     await this.#connected(signal);
+    this.#listen();
   }
 
   /** Puts another video in the place of the one that is sent. */
@@ -102,14 +106,26 @@ export class Session {
     const { pc } = this;
     pc.addEventListener("connectionstatechange", () => {
       clearTimeout(this.flicker);
-      const lost = () => this.end(new SessionEnd("The connection was lost.", { resumable: true }));
-      if (pc.connectionState === "disconnected") this.flicker = setTimeout(lost, FLICKER_MS);
-      if (pc.connectionState === "failed") lost();
+      if (pc.connectionState === "disconnected") this.flicker = setTimeout(() => this.#lose(), FLICKER_MS);
+      if (pc.connectionState === "failed") this.#lose();
     });
     this.channel.addEventListener("close", () => {
       this.id = null;
       this.end(new SessionEnd("The server ended the session."));
     });
+  }
+
+  #lose() {
+    this.end(new SessionEnd("The connection was lost.", { resumable: true }));
+  }
+
+  /** Ends the connection when nothing comes any more, long before the browser does. Looks are counted, so a page that slept is not taken in. */
+  async #listen() {
+    const silence = new Silence();
+    while (!this.over) {
+      await after(LOOK_MS);
+      if (silence.look(received(await this.pc.getStats()))) this.#lose();
+    }
   }
 
   async #connected(signal) {
@@ -121,6 +137,26 @@ export class Session {
     const aborted = changes(signal, "abort", () => signal.aborted).then(() => signal.throwIfAborted());
     await Promise.race([states, late, over, aborted]);
   }
+}
+
+/** Counts looks at which nothing new has come. Pure. */
+export class Silence {
+  constructor() {
+    Object.assign(this, { bytes: null, quiet: 0 });
+  }
+
+  /** Whether so many looks in a row found the same number of `bytes`; null, where a browser tells none, is no silence. */
+  look(bytes) {
+    this.quiet = bytes !== null && bytes === this.bytes ? this.quiet + 1 : 0;
+    this.bytes = bytes;
+    return this.quiet >= QUIET_LOOKS;
+  }
+}
+
+/** Bytes that came over the connection, of media and of reports about it; null where the browser does not count them. */
+export function received(stats) {
+  const pairs = [...stats.values()].filter(({ type, bytesReceived }) => type === "candidate-pair" && bytesReceived !== undefined);
+  return pairs.length ? pairs.reduce((sum, { bytesReceived }) => sum + bytesReceived, 0) : null;
 }
 
 /** Bits a second that keep the codec from hiding the restoration, for a picture of `size` ("416x240"). */

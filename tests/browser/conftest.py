@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession
 from playwright.async_api import async_playwright
 
 FPS = 16
@@ -86,6 +87,65 @@ def cut_ways():
             ways.close()
 
     return cut_ways
+
+
+@pytest.fixture
+def tabs(chromium_program, tmp_path):
+    """`async with tabs(url) as tab`: a browser whose tabs can be hidden: Playwright's never are."""
+
+    @asynccontextmanager
+    async def tabs(url):
+        switches = ["--headless=new", "--no-sandbox", "--allow-loopback-in-peer-connection", "--mute-audio"]
+        switches += [f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", "--no-first-run"]
+        quiet = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(chromium_program, *switches, url, stdout=quiet, stderr=quiet)
+        try:
+            async with asyncio.timeout(20):
+                while not (written := await asyncio.to_thread(read_if_there, tmp_path / "DevToolsActivePort")):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            address = f"http://127.0.0.1:{written.split()[0]}/json"
+            async with ClientSession() as http:
+                async with http.get(address) as reply:
+                    first = next(tab for tab in await reply.json(content_type=None) if tab["type"] == "page")
+                async with http.ws_connect(first["webSocketDebuggerUrl"]) as socket:
+                    yield Tab(http, address, first["id"], socket)
+        finally:
+            process.terminate()
+            await process.wait()
+
+    return tabs
+
+
+def read_if_there(path):
+    return path.read_text() if path.exists() else ""
+
+
+class Tab:
+    """One tab, over Chromium's own protocol."""
+
+    def __init__(self, http, address, name, socket):
+        self.http, self.address, self.name, self.socket, self.calls = http, address, name, socket, 0
+
+    async def hide(self):
+        async with self.http.put(f"{self.address}/new?about:blank") as reply:
+            assert reply.status == 200
+
+    async def show(self):
+        async with self.http.get(f"{self.address}/activate/{self.name}") as reply:
+            assert reply.status == 200
+
+    async def evaluate(self, expression):
+        self.calls += 1
+        parameters = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        await self.socket.send_json({"id": self.calls, "method": "Runtime.evaluate", "params": parameters})
+        while (message := await self.socket.receive_json()).get("id") != self.calls:
+            pass  # an event
+        return message["result"]["result"].get("value")
+
+    async def until(self, expression, seconds=60):
+        async with asyncio.timeout(seconds):
+            while not await self.evaluate(expression):  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
 
 
 CANDIDATE = re.compile(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host.*")

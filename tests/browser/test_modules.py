@@ -95,6 +95,18 @@ async def test_the_bitrate_grows_with_the_picture_within_bounds(ask, size):
     assert 800_000 <= await ask("session", f"m.bitrate('{size}')") <= 4_000_000
 
 
+async def test_silence_is_several_looks_in_a_row_that_find_nothing_new(ask):
+    looks = "((s, found) => found.map((bytes) => s.look(bytes)))(new m.Silence(), {})"
+    assert await ask("session", looks.format([7, 7, 7, 7, 7, 7, 7, 8, 8])) == [False] * 5 + [True, True, False, False]
+    assert not any(await ask("session", looks.format("[null, null, null, null, null, null, null, null]")))
+    assert not any(await ask("session", looks.format([1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]))), "reports are rare, not none"
+
+
+async def test_what_came_is_counted_over_every_pair_of_addresses(ask):
+    stats = "new Map([['a', {type: 'candidate-pair', bytesReceived: 5}], ['b', {type: 'candidate-pair', bytesReceived: 2}], ['c', {type: 'inbound-rtp', bytesReceived: 9}]])"  # noqa: E501
+    assert await ask("session", f"[m.received({stats}), m.received(new Map())]") == [7, None]
+
+
 async def test_sliders_reach_their_default_and_stay_within_what_the_server_accepts(ask):
 
     for operator in (SuperResolution, Inpainting, GaussianBlur):

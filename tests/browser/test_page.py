@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
 import struct
 import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -352,6 +354,9 @@ async def test_a_connection_that_is_cut_is_made_anew_and_the_same_stream_goes_on
         before = await ask(page, server)
         await page.evaluate(NOTE_STATES)
         ways.cut()
+        cut = time.monotonic()
+        await page.wait_for_function("'waiting' in states", timeout=20_000, polling=100)
+        assert time.monotonic() - cut < 4.5, "the browser itself takes six seconds"
         await page.wait_for_function("'connected' in states", timeout=20_000)
         waited = "The connection was lost. The server keeps the stream for a few seconds. Trying again in 1 s."
         assert await page.evaluate("states.waiting") == waited
@@ -362,6 +367,50 @@ async def test_a_connection_that_is_cut_is_made_anew_and_the_same_stream_goes_on
         assert len(page.sessions) == 2 and page.sessions[0] == page.sessions[1]
         assert after["resumed"] == 1 and after["age"] > before["age"]
         assert after["chunk"]["chunk"] > before["chunk"]["chunk"], "its chunks are counted on"
+
+
+async def test_a_device_that_dies_or_stands_still_is_not_taken_for_a_cut(visit, server):
+    async with visit() as page, aiohttp.ClientSession() as http:
+        await start(page)
+        await page.evaluate(NOTE_STATES)
+        for number, seconds in ((signal.SIGSTOP, 4), (signal.SIGKILL, 4)):
+            async with http.get(f"{server}/stats") as answer:
+                os.kill((await answer.json())["processes"]["device"]["pid"], number)
+            await asyncio.sleep(seconds)
+        await page.wait_for_selector("body[data-state=streaming]", timeout=STREAM_MS)
+        assert len(page.sessions) == 1 and not {"waiting", "resuming"} & (await page.evaluate("states")).keys()
+        assert (await ask(page, server))["resumed"] == 0
+
+
+async def test_a_hidden_tab_goes_on_and_costs_no_latency(tabs, server):
+    """The page's own timers nearly stand still there; a worker's do not, and the video is still taken."""
+    async with tabs(server) as tab, aiohttp.ClientSession() as http:
+
+        async def ask_all():
+            async with http.get(f"{server}/stats") as answer:
+                [session] = (await answer.json())["sessions"]
+            shown = await tab.evaluate("restored.getVideoPlaybackQuality().totalVideoFrames")
+            return session["frames"]["in"], shown, session["age"], session["latency_ms"]["p50"], session["resumed"]
+
+        await tab.until("!!document.querySelector('#operator option')")
+        await tab.evaluate(f"document.querySelector('input[value=\"{SIZE}\"]').click(); start.click()")
+        await tab.until(f"!!document.querySelector('{ALIVE}')")
+        await asyncio.sleep(2)
+        await tab.hide()
+        await tab.until("document.hidden")
+        before = await ask_all()
+        await asyncio.sleep(10)
+        assert await tab.evaluate("document.hidden")
+        after = await ask_all()
+        await tab.show()
+        await tab.until("!document.hidden")
+        await asyncio.sleep(2)
+        again = await ask_all()
+    seconds = after[2] - before[2]
+    assert after[0] - before[0] > 0.8 * 16 * seconds, "pictures that were sent"
+    assert after[1] - before[1] > 0.6 * 16 * seconds, "pictures that came back"
+    assert again[1] > after[1] and again[4] == 0
+    assert again[3] < before[3] + 500
 
 
 async def test_frames_that_the_way_loses_are_told_to_the_operator_and_to_the_person(visit, server, cut_ways):
