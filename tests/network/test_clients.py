@@ -107,7 +107,8 @@ async def blank(request):
 
 
 async def sessions(url):
-    async with ClientSession() as http, http.get(f"{url}/stats") as reply:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    async with ClientSession(headers=headers) as http, http.get(f"{url}/stats") as reply:
         return (await reply.json())["sessions"]
 
 

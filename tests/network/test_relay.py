@@ -19,6 +19,9 @@ from av import VideoFrame
 
 pytestmark = pytest.mark.network
 
+SHOWN = {"Authorization": "Bearer s3cret"}
+"""the token of the `avis` fixture"""
+
 LOGINS = {
     "static": (["--lt-cred-mech", "--user=avis:north"], {"ice_username": "avis", "ice_credential": "north"}),
     "secret": (["--use-auth-secret", "--static-auth-secret=north"], {"ice_secret": "north"}),
@@ -44,7 +47,7 @@ class Camera(MediaStreamTrack):
 
 async def call(url, seen):
     """A session over the relay alone; yields nothing before it has shown some pictures."""
-    async with ClientSession() as http:
+    async with ClientSession(headers=SHOWN) as http:
         async with http.get(f"{url}/ice") as reply:
             told = (await reply.json())["iceServers"]
         servers = [RTCIceServer(**server) for server in told]
@@ -98,7 +101,7 @@ async def test_a_wrong_login_gives_no_address_and_the_client_is_told(avis, turn)
     async with turn("--lt-cred-mech", "--user=avis:north") as port:
         servers = [f"turn:127.0.0.1:{port}?transport=udp"]
         settings = {"ice_relay": True, "ice_username": "avis", "ice_credential": "south"}
-        async with avis(ice_servers=servers, **settings) as url, ClientSession() as http:
+        async with avis(ice_servers=servers, **settings) as url, ClientSession(headers=SHOWN) as http:
             pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
             pc.addTrack(Camera())
             await pc.setLocalDescription(await pc.createOffer())
