@@ -5,10 +5,9 @@ Memory alone is the wrong signal: a device with half of its memory free may have
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import exp, log
+from math import exp, log, sqrt
 from statistics import fmean
 
 from pydantic import Field
@@ -50,6 +49,8 @@ class AdmissionConfig(Config):
     """device memory for the state of sessions; 0 does not count bytes"""
     smoothing: float = Field(1.5, gt=0)
     """seconds over which the device's slowness is averaged"""
+    surprise: float = Field(6.0, gt=1)
+    """times what was expected that one chunk can tell at most: it may have taken long for once"""
     overloaded: float = Field(1.4, ge=1)
     """times the fill and the cost of a chunk that its latency may be on an overloaded device"""
     spread: float = Field(3.0, ge=1)
@@ -96,6 +97,9 @@ ON_CALENDAR: tuple[Rung, ...] = ("full", "one_step")
 
 MOST_TRIES = 16
 
+LEARNED, FORGOTTEN = 0.2, 0.05
+"""shares of what a chunk took beside what was expected that are taken into the cost of its kind, and given back"""
+
 SLACK = 0.1
 """load beyond the limit on which sessions still stay as they are, as costs jitter"""
 
@@ -119,11 +123,11 @@ class Admission:
     _costs: dict[_Key, float] = field(default_factory=dict)
     """seconds a chunk of a kind takes on the device at its warm-up speed"""
     _calibrated: set[_Key] = field(default_factory=set)
-    _counts: Counter[_Key] = field(default_factory=Counter)
-    """measurements of a kind"""
     _slowness: float = 1.0
     """how much slower chunks are now than then: a busy machine, a hot card"""
     _measured_at: float = float("-inf")
+    _sure_at: float = float("-inf")
+    """when a chunk of a kind that was calibrated came last"""
     _tries: int = 1
     """doubled by each chunk on x_init that was too slow, 1 again after one that was not"""
     _busy_since: float = float("-inf")
@@ -141,23 +145,20 @@ class Admission:
     def measure(
         self, now: float, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False
     ) -> None:
-        """Takes in what a chunk took: corrects the slowness of the device and the cost of that kind of chunk.
-
-        A kind that is new takes half of the error on itself, one that is known leaves most to the device, and
-        one that was calibrated all of it: that is what tells a slow device from a costly kind.
-        """
+        """Takes in what a chunk took: how slow the device is, and the cost of a kind that warm-up did not measure."""
         key, base = _key(workload, rung, guided), self._base(workload, rung, guided)
-        expected = base * self.slowness(now)  # and not by the pace, which is a hope
-        if expected == 0:
+        if base == 0:
             if rung == "full":
                 self._costs[key] = seconds
             return
-        share = 0.0 if key in self._calibrated else max(0.1, 1 / (1 + self._counts[key]))
-        self._counts[key] += 1
-        error = log(seconds / expected)
-        self._learn(key, base, self._prior(workload, rung, guided), share * error)
-        self._slowness = self.slowness(now) * exp(self._weight(now, error) * (1 - share) * error)
+        slowness = self.slowness(now)
+        error = log(min(max(seconds / base / slowness, 1 / self.config.surprise), self.config.surprise))
+        if key not in self._calibrated:
+            self._learn(now, key, base, self._prior(workload, rung, guided), error)
+        weight = self._weight(now, error) * sqrt(base / self._base(workload, "full", guided))
+        self._slowness = slowness * exp(weight * error)
         self._measured_at = now
+        self._sure_at = now if key in self._calibrated else self._sure_at
         if rung == "x_init":
             self._tries = min(2 * self._tries, MOST_TRIES) if seconds > workload.budget else 1
 
@@ -323,21 +324,29 @@ class Admission:
         return plain + (self._base(workload, rung, True) - plain) / workload.reinject_every
 
     def _base(self, workload: Workload, rung: Rung, guided: bool) -> float:
-        """The cost at warm-up speed: measured, or by ratio to the full chunk, or scaled from another size."""
+        """The cost at warm-up speed: measured, or by ratio to the full chunk, or scaled from another size.
+
+        It is never more than that of a better rung: else one chunk that took long for once closed the way up.
+        """
         known = self._costs.get(_key(workload, rung, guided))
-        return self._prior(workload, rung, guided) if known is None else known
+        base = self._prior(workload, rung, guided) if known is None else known
+        return base if rung == "full" else min(base, self._base(workload, above(rung), guided))
 
     def _prior(self, workload: Workload, rung: Rung, guided: bool) -> float:
         """What is expected of a kind that was not measured."""
         if (rung, guided) == ("full", False):
             return self._scaled(workload, rung, self._costs.keys())
         warmed_up = self._scaled(workload, rung, self._calibrated) if rung == "x_init" else 0.0
-        return warmed_up or self._base(workload, "full", False) * RATIOS[rung, guided]
+        return warmed_up or self._base(workload, "full", False) * ratio(rung, guided, workload.num_steps)
 
-    def _learn(self, key: _Key, cost: float, prior: float, error: float) -> None:
-        if error != 0:
-            spread = self.config.spread
-            self._costs[key] = min(max(cost * exp(error), prior / spread), prior * spread)
+    def _learn(self, now: float, key: _Key, cost: float, prior: float, error: float) -> None:
+        """Moves a cost towards what was measured, and back towards `prior`: few measurements prove little.
+
+        Where no kind that warm-up measured came lately, nothing is learned: a costly kind looks like a slow device.
+        """
+        known = now - self._sure_at <= self.config.memory_of_slowness
+        learned = cost * exp(LEARNED * error if known else 0.0) * (prior / cost) ** FORGOTTEN
+        self._costs[key] = min(max(learned, prior / self.config.spread), prior * self.config.spread)
 
     def _weight(self, now: float, error: float) -> float:
         """How far a measurement moves the slowness: by the time since the last, more for a great change."""
@@ -355,6 +364,13 @@ class Admission:
             if (name, kind, guided) == (model, rung, False)
         ]
         return min(known)[1] if known else 0.0
+
+
+def ratio(rung: Rung, guided: bool, num_steps: int) -> float:
+    """Cost against a full unguided chunk of as many steps: of one step, that is what one step costs."""
+    if num_steps > 1 or rung in ("x_init", "passthrough"):
+        return RATIOS[rung, guided]
+    return RATIOS["one_step", guided] / RATIOS["one_step", False]
 
 
 def share(rung: Rung, num_steps: int) -> Rung:

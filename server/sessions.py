@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from core.errors import UsageError, explain
 from core.operators import LinearOperator
 from core.solver import Rung, SolverConfig
-from server.admission import Admission, AdmissionConfig, Refuse, Workload
+from server.admission import ON_CALENDAR, Admission, AdmissionConfig, Refuse, Workload
 from server.ice import login
 from server.messages import DeviceOptions, Ready
 from server.recording import Recording
@@ -109,9 +109,7 @@ class Sessions:
 
     # --- the life of a session --------------------------------------------------------------------
 
-    async def open(
-        self, offer: Offer, config: SessionConfig, returns: bool = True, asks: Asks | None = None
-    ) -> Opened:
+    async def open(self, offer: Offer, config: SessionConfig, returns: bool = True, asks: Asks | None = None) -> Opened:
         """Answers an offer with a new session. Raises Refusal, or OfferRefused from the WebRTC stack.
 
         `returns`: the restored video goes back to the same client; else others play `session.restored`.
@@ -402,10 +400,14 @@ class Sessions:
             return "passthrough"
         workload = self._workloads[job.session_id]
         due = is_due(job.chunk.index, job.solver.reinject_every, self._phases[session.id])
-        guided = job.opening or job.context.gap or session.missed or session.ungrounded or due
+        grounds = job.opening or job.context.gap or session.missed or session.ungrounded
+
+        def cost(rung: Rung) -> float:
+            return self.admission.cost(now, workload, rung, grounds or (due and rung in ON_CALENDAR))
+
         session.ladder.adapt(job.solver.num_steps)
         job.deadline = self.admission.tightened(session.id, job.deadline, now)
-        return session.choose_rung(job, now, lambda rung: self.admission.cost(now, workload, rung, guided))
+        return session.choose_rung(job, now, cost)
 
     def on_restored(self, job: Job, restoration: Restoration) -> None:
         session = self._open.get(job.session_id)

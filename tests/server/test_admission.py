@@ -167,6 +167,39 @@ def test_a_chunk_after_a_silence_tells_nothing_but_what_it_took():
         assert admission.slowness(now) == pytest.approx(1)
 
 
+def test_one_chunk_that_took_long_for_once_closes_nothing_for_long():
+    """As a crowd left, one x_init took 2.5 s instead of 0.07: for ten seconds the device was passed by."""
+    admission = device(0.5)
+    admission.calibrate(SMALL, 0.07, "x_init")
+    admission.open("a", SMALL, 0.0)
+    admission.measure(1.0, SMALL, 0.07, "x_init")
+    admission.measure(3.5, SMALL, 2.5, "x_init")
+    assert admission.cost(4.0, SMALL, "x_init") < SMALL.budget, "it is tried again at once"
+    for chunk in range(5):
+        admission.measure(4.25 + 0.75 * chunk, SMALL, 0.07, "x_init")
+    assert admission.slowness(7.25) < 1.3
+
+
+def test_no_rung_is_ever_taken_for_dearer_than_a_better_one():
+    """One chunk on no_reinjection took 1.2 s instead of 0.35: it was never tried again, nor what lies above it."""
+    admission = device(0.5)
+    for chunk in range(3):
+        admission.measure(0.75 * chunk, SMALL, 0.5)
+        admission.measure(0.75 * chunk + 0.3, SMALL, 1.5, "no_reinjection")
+    for guided in (False, True):
+        costs = [admission.cost(3.0, SMALL, rung, guided) for rung in ("full", "one_step", "no_reinjection", "x_init")]
+        assert costs == sorted(costs, reverse=True)
+
+
+def test_a_device_known_by_kinds_only_that_warm_up_did_not_measure_is_not_misjudged_for_ever():
+    """Slowness three times too high and a kind three times too cheap explained each other, and nothing moved again."""
+    admission = device(0.1)
+    admission._slowness, admission._measured_at = 3.0, 0.0
+    for chunk in range(20):
+        admission.measure(0.75 * chunk, SMALL, 0.07, "one_step")
+    assert admission.slowness(15.0) == pytest.approx(1.0, abs=0.1)
+
+
 def test_on_an_overloaded_device_a_chunk_is_wanted_sooner_than_its_budget():
     admission = device(0.2)
     crowd(admission, ["full"] * 2)
@@ -246,12 +279,12 @@ def test_a_session_above_its_share_makes_way_and_one_within_it_need_not():
 def test_of_a_session_that_takes_one_step_the_share_is_no_rung_that_it_has_not():
     admission = device(0.1)
     one_step = SMALL.model_copy(update={"num_steps": 1})
-    admission.calibrate(one_step, 0.36)
+    admission.calibrate(one_step, 0.33)
     for index in range(2):
         admission.open(f"s{index}", one_step, 0.0)
         admission.set_rung(f"s{index}", "no_reinjection")
-    assert admission.load(0.0) == pytest.approx(2 * 0.36 * 0.7 / 0.75)
-    assert admission.level(0.0, 0.85) == "one_step", "which is no_reinjection to both"
+    assert admission.load(0.0) == pytest.approx(2 * 0.33 / 0.75), "one step costs what full does, but for guided ones"
+    assert admission.level(0.0, 1.0) == "one_step", "which is no_reinjection to both"
     assert admission.fits("s0", 0.0)
     assert not admission.room("s0", "full", 0.0)
 
