@@ -12,6 +12,7 @@ import argparse
 import errno
 import importlib
 import logging
+import socket
 import sys
 from typing import NoReturn
 
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        if isinstance(error, OSError) and (error.errno in OF_THE_MACHINE or isinstance(error, socket.gaierror)):
             print(f"avis: {error}", file=sys.stderr)
         else:
             logging.getLogger(__name__).exception("avis %s failed", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -9,8 +10,8 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, PlainSerializer, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from core.errors import UsageError, explain
 
@@ -31,6 +32,13 @@ def show_size(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
+def parse_list(text: object) -> object:
+    """A,B,... or a JSON array, as the environment and the command line give a list; other values as they are."""
+    if not isinstance(text, str):
+        return text
+    return json.loads(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",") if part]
+
+
 Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(show_size)]
 """(width, height) in pixels, written WIDTHxHEIGHT"""
 
@@ -46,6 +54,29 @@ def parse_ports(text: object) -> tuple[int, int]:
 
 
 Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
+
+
+def check_warm_sizes(sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    """Raises ValueError for a size that no stream can have."""
+    for size in sizes:
+        if min(size) < 16 or size[0] % 16 or size[1] % 16:
+            raise ValueError(f"a size is a multiple of 16 each way, not {show_size(size)}")
+    return sizes
+
+
+ICE_SERVER = re.compile(r"(stun|turn)s?:[\w.\[\]:-]+(\?transport=(udp|tcp))?", re.A)
+
+
+def check_ice_servers(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError for what is no address of a STUN or TURN server (RFC 7064, RFC 7065)."""
+    for url in urls:
+        if not ICE_SERVER.fullmatch(url):
+            raise ValueError(f"a STUN or TURN server is stun:HOST or turn:HOST:PORT?transport=udp, not {url!r}")
+    return urls
+
+
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
+WarmSizes = Annotated[tuple[Size, ...], NoDecode, BeforeValidator(parse_list), AfterValidator(check_warm_sizes)]
 
 
 class Settings(BaseSettings):
@@ -77,7 +108,7 @@ class Settings(BaseSettings):
     """settings of the model itself, by name: see core.model_settings"""
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads of the device process; 0 leaves it to torch"""
-    warm_sizes: tuple[Size, ...] = ()
+    warm_sizes: WarmSizes = ()
     """restored sizes that are warmed up and timed before the first session; unset takes the model's own"""
     solver: dict[str, Any] = Field(default_factory=dict)
     """a session's solver settings where it says nothing, by name: see core.solver.SolverConfig"""
@@ -85,7 +116,7 @@ class Settings(BaseSettings):
     token: str | None = Field(None, min_length=1)
     """what clients must show as `Authorization: Bearer`, and the page as `#token=...` at the end of its address; unset
     lets everybody in"""
-    recordings: Path | None = None
+    recordings: DirectoryPath | None = None
     """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
     max_players: int = Field(16, ge=1, le=1000)
     """players of one published stream; each is encoded for on its own"""
@@ -98,7 +129,7 @@ class Settings(BaseSettings):
     """refused clients that may wait in line for a place"""
     queue_each: int = Field(4, ge=1, le=1000)
     """of them, those of one address"""
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(parse_list)] = ()
     """addresses or networks of proxies whose X-Forwarded-For says who asks; unset believes nobody's"""
     queue_patience: float = Field(15.0, gt=0)
     """seconds after which a client that waits and does not ask again loses its place in line"""
@@ -144,7 +175,7 @@ class Settings(BaseSettings):
     max_restarts: int = Field(5, ge=0)
     """restarts of the device process in a row, without one restored chunk between, before giving up"""
 
-    ice_servers: tuple[str, ...] = ()
+    ice_servers: Annotated[Texts, AfterValidator(check_ice_servers)] = ()
     """URLs of STUN and TURN servers; none are asked unless named here"""
     ice_username: str | None = None
     """user of the TURN servers"""
@@ -154,7 +185,7 @@ class Settings(BaseSettings):
     """secret shared with the TURN servers: clients are told credentials made from it, valid for an hour"""
     ice_relay: bool = False
     """media goes through the TURN servers only, for a server that no client reaches directly"""
-    bind: tuple[str, ...] = ()
+    bind: Texts = ()
     """local addresses for media; none means every address of the machine but loopback"""
     udp_ports: Ports | None = None
     """first and last local UDP port for media, as in 50000-50100; unset leaves the choice to the system"""
@@ -198,6 +229,8 @@ def read_settings(config: Path | None = None, **overrides: Any) -> Settings:
         return Settings(**{FileSource.KEY: _read_toml(config), **overrides})
     except ValidationError as error:
         raise UsageError(f"setting {explain(error)}") from error
+    except SettingsError as error:  # a table in the environment that is no JSON
+        raise UsageError(f"{error}: expected a JSON object") from error
 
 
 def _read_toml(path: Path | None) -> dict[str, Any]:

@@ -22,10 +22,10 @@ MODEL = "model."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with the settings below")
     for name, field in Settings.model_fields.items():
-        if field.annotation is None or get_origin(field.annotation) in (dict, tuple):
+        if field.annotation is None or get_origin(field.annotation) is dict:
             continue
         flag = f"--{name.replace('_', '-')}"
-        default = "" if field.default is None else f" (default {field.default})"
+        default = "" if field.default in (None, ()) else f" (default {field.default})"
         parser.add_argument(flag, metavar="VALUE", help=words(field) + default)
     group = parser.add_argument_group("model settings")
     for config in CONFIGS:

@@ -18,13 +18,39 @@ def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path, monk
 
 @pytest.mark.parametrize(
     "text, word",
-    [("prot = 1", "prot"), ("port = 'x'", "port"), ("port = 99999", "port"), ("warm_sizes = ['a']", "WIDTHxHEIGHT")],
+    [
+        ("prot = 1", "prot"),
+        ("port = 'x'", "port"),
+        ("port = 99999", "port"),
+        ("warm_sizes = ['a']", "WIDTHxHEIGHT"),
+        ("warm_sizes = ['100x100']", "multiple of 16"),
+        ("recordings = '/nowhere'", "recordings"),
+        ("token = ''", "token"),
+        ("ice_servers = ['turn://host']", "turn:HOST:PORT"),
+        ("fps = nan", "finite"),
+    ],
 )
 def test_a_wrong_setting_is_named_in_one_sentence(tmp_path, text, word):
     file = tmp_path / "avis.toml"
     file.write_text(text)
     with pytest.raises(UsageError, match=word):
         read_settings(file)
+
+
+def test_a_list_is_text_with_commas_or_json_from_the_environment_and_the_command_line(monkeypatch):
+    monkeypatch.setenv("AVIS_ICE_SERVERS", '["turn:a?transport=udp", "stun:b"]')
+    monkeypatch.setenv("AVIS_WARM_SIZES", "416x240, 256x144")
+    settings = read_settings(bind="127.0.0.1")
+    assert settings.ice_servers == ("turn:a?transport=udp", "stun:b")
+    assert settings.warm_sizes == ((416, 240), (256, 144))
+    assert settings.bind == ("127.0.0.1",)
+    monkeypatch.setenv("AVIS_SOLVER", "t0=1")
+    with pytest.raises(UsageError, match=r"solver.*expected a JSON object"):
+        read_settings()
+    monkeypatch.delenv("AVIS_SOLVER")
+    monkeypatch.setenv("AVIS_BIND", "[oops")
+    with pytest.raises(UsageError, match="bind"):
+        read_settings()
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
