@@ -133,8 +133,12 @@ function stageBar(stage, ms) {
   const bar = Object.assign(document.createElement("span"), { title: `${stage}: ${ms.toFixed(0)} ms` });
   bar.style.flexGrow = ms;
   bar.dataset.stage = stage;
-  bar.append(Object.assign(document.createElement("b"), { textContent: stage }), `${ms.toFixed(0)}`);
+  bar.append(word("b", stage), word("small", ms.toFixed(0)));
   return bar;
+}
+
+function word(tag, textContent) {
+  return Object.assign(document.createElement(tag), { textContent });
 }
 
 function count(n, what) {

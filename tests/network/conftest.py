@@ -84,7 +84,7 @@ def turn(tmp_path):
         port, log = free_port(), tmp_path / "turn.log"
         command = [program, "-n", "-v", "--no-cli", "--no-tls", "--no-dtls", "--realm=avis", "--allow-loopback-peers"]
         command += ["--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1", f"--listening-port={port}"]
-        command += ["--denied-peer-ip=0.0.0.0-255.255.255.255", "--allowed-peer-ip=127.0.0.1"]  # as in docker-compose.yml
+        command += ["--denied-peer-ip=0.0.0.0-255.255.255.255", "--allowed-peer-ip=127.0.0.1"]
         command += [f"--pidfile={tmp_path}/turn.pid", "--log-file=stdout", f"--userdb={tmp_path}/turn.db"]
         with log.open("wb") as out:
             async with running([*command, *arguments], stdout=out, stderr=out) as process:
