@@ -388,7 +388,7 @@ async def test_a_hidden_tab_goes_on_and_costs_no_latency(tabs, server):
 
         async def ask_all():
             async with http.get(f"{server}/stats") as answer:
-                [session] = (await answer.json())["sessions"]
+                session = min((await answer.json())["sessions"], key=lambda session: session["age"])
             shown = await tab.evaluate("restored.getVideoPlaybackQuality().totalVideoFrames")
             return session["frames"]["in"], shown, session["age"], session["latency_ms"]["p50"], session["resumed"]
 
@@ -481,3 +481,21 @@ async def test_every_control_has_a_name_and_can_be_reached_by_keyboard(visit):
             await page.keyboard.press("Tab")
             reached.add(await page.evaluate("document.activeElement.id || document.activeElement.name"))
         assert {"theme", "start", "view", "against", "source", "operator", "size", "loupe-toggle"} <= reached
+
+
+async def test_the_page_shows_the_token_of_its_address_and_takes_it_out_of_sight(server, visit):
+    async with visit() as page:
+        await page.goto(f"{server}/#token=s3cret")
+        await page.reload()
+        async with page.expect_request("**/ice") as asked:
+            await page.click("#start")
+        assert (await (await asked.value).all_headers())["authorization"] == "Bearer s3cret"
+        assert page.url == f"{server}/", "an address with a token is soon shared"
+
+
+async def test_whoever_comes_without_the_token_is_told_where_it_goes(visit):
+    async with visit() as page:
+        await refuse_once(page, "**/ice", 401, "unauthorized", "a token is expected")
+        await page.click("#start")
+        await page.wait_for_selector("body[data-state=failed]")
+        assert "A token is expected. Open this page with the server's token" in await page.inner_text("#notice")
