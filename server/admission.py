@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import exp, inf, log
+from math import exp, log, sqrt
 from statistics import fmean
 
 from pydantic import Field
@@ -97,12 +97,6 @@ ON_CALENDAR: tuple[Rung, ...] = ("full", "one_step")
 
 MOST_TRIES = 16
 
-OVERSTATED = 4.0
-"""times by which a chunk on x_init can make a device look slower than it is to others"""
-
-VAIN = 1.5
-"""times what was hoped for that a chunk takes at least which was tried in vain"""
-
 LEARNED, FORGOTTEN = 0.2, 0.05
 """shares of what a chunk took beside what was expected that are taken into the cost of its kind, and given back"""
 
@@ -122,34 +116,6 @@ class _Open:
 
 
 @dataclass
-class _Speed:
-    """How much slower chunks of one sort are now than at warm-up, as they were measured. Pure."""
-
-    memory: float
-    """seconds without a measurement after which it is forgotten by halves"""
-    slowness: float = 1.0
-    measured_at: float = -inf
-    tries: int = 1
-    """times as long that it is remembered: doubled by each measurement in vain, 1 again after a good one"""
-
-    def silence(self, now: float, since: float = -inf) -> float:
-        """Halvings since the last measurement, or since a later moment."""
-        memory = self.memory * self.tries
-        return max(0.0, now - max(self.measured_at, since) - memory) / memory
-
-    def trusted(self, now: float, calm: float = 1.0) -> float:
-        """The slowness; without news it becomes what a calm device has."""
-        if self.slowness <= calm:
-            return self.slowness
-        return float(calm + (self.slowness - calm) * 0.5 ** self.silence(now))
-
-    def measure(self, now: float, slowness: float, weight: float, vain: bool) -> None:
-        self.slowness *= (slowness / self.slowness) ** weight
-        self.measured_at = now
-        self.tries = min(2 * self.tries, MOST_TRIES) if vain else 1
-
-
-@dataclass
 class Admission:
     """The measured costs and the open sessions of one device."""
 
@@ -157,21 +123,17 @@ class Admission:
     _costs: dict[_Key, float] = field(default_factory=dict)
     """seconds a chunk of a kind takes on the device at its warm-up speed"""
     _calibrated: set[_Key] = field(default_factory=set)
-    _heavy: _Speed = field(init=False)
-    """of chunks that the model works on"""
-    _light: _Speed = field(init=False)
-    """of those on x_init, which pass it by: so short that what they wait for the machine is much beside their cost"""
-    _peak: float = 0.0
-    """the most that chunks on x_init made of the slowness since one that the model worked on"""
-    _sure_at: float = -inf
+    _slowness: float = 1.0
+    """how much slower chunks are now than then: a busy machine, a hot card"""
+    _measured_at: float = float("-inf")
+    _sure_at: float = float("-inf")
     """when a chunk of a kind that was calibrated came last"""
-    _busy_since: float = -inf
+    _tries: int = 1
+    """doubled by each chunk on x_init that was too slow, 1 again after one that was not"""
+    _busy_since: float = float("-inf")
     """when the first of the open sessions came"""
     _open: dict[str, _Open] = field(default_factory=dict)
     _lifetimes: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._heavy, self._light = (_Speed(self.config.memory_of_slowness) for _ in range(2))
 
     def calibrate(self, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False) -> None:
         """Sets what a chunk takes on the undisturbed device, as warm-up measured it."""
@@ -189,53 +151,44 @@ class Admission:
             if rung == "full":
                 self._costs[key] = seconds
             return
-        speed = self._light if rung == "x_init" else self._heavy
-        expected = self._slowness(now, rung)
-        error = log(min(max(seconds / base / expected, 1 / self.config.surprise), self.config.surprise))
+        slowness = self.slowness(now)
+        error = log(min(max(seconds / base / slowness, 1 / self.config.surprise), self.config.surprise))
         if key not in self._calibrated:
             self._learn(now, key, base, self._prior(workload, rung, guided), error)
-        tried = rung == "x_init" or 0 < speed.silence(now) < inf
-        vain = tried and (seconds > workload.budget if rung == "x_init" else error > log(VAIN))
-        weight = self._weight(now - speed.measured_at, error)
-        speed.slowness = expected
-        speed.measure(now, expected * exp(error), weight, vain)
-        self._peak = max(self._peak, self._light.slowness) if rung == "x_init" else 0.0
+        weight = self._weight(now, error) * sqrt(base / self._base(workload, "full", guided))
+        self._slowness = slowness * exp(weight * error)
+        self._measured_at = now
         self._sure_at = now if key in self._calibrated else self._sure_at
+        if rung == "x_init":
+            self._tries = min(2 * self._tries, MOST_TRIES) if seconds > workload.budget else 1
 
     def slowness(self, now: float) -> float:
         """How much slower the device is than at its warm-up; without news it is trusted again by and by."""
-        return self._slowness(now, "full")
+        memory = self.config.memory_of_slowness * self._tries
+        silence = max(0.0, now - self._measured_at - memory)
+        if self._slowness <= 1:
+            return self._slowness
+        return float(1 + (self._slowness - 1) * 0.5 ** (silence / memory))
 
-    def _slowness(self, now: float, rung: Rung) -> float:
-        """Of chunks on a rung. While all are on x_init, those tell whether the device has recovered, and little more:
-        to keep sessions low it is not enough that they are slow, so others are trusted, and tried again.
-        """
-        light = self._light.trusted(now)
-        if rung == "x_init":
-            return light
-        if self._peak == 0:
-            return self._heavy.trusted(now)
-        heavy = self._heavy.trusted(now, min(1.0, light)) * min(1.0, light / self._peak)
-        return max(heavy, min(1.0, light), light / OVERSTATED)
-
-    def _pace(self, now: float, rung: Rung) -> float:
+    def _pace(self, now: float) -> float:
         """The slowness that rungs are chosen by. It falls while sessions are open and nothing is measured.
 
         So a device that was measured too slow for anything is tried again, and not passed by for ever; each
         time in vain it is given twice as long, since a try that is late costs its session latency.
         """
-        if not self._open:
-            return self._slowness(now, rung)
-        last = max(self._busy_since, self._heavy.measured_at)
-        return self._slowness(now, rung) * float(0.5 ** self._light.silence(now, last))
+        memory = self.config.memory_of_slowness * self._tries
+        silence = now - max(self._measured_at, self._busy_since) - memory
+        if not self._open or silence <= 0:
+            return self.slowness(now)
+        return self.slowness(now) * float(0.5 ** (silence / memory))
 
     def cost(self, now: float, workload: Workload, rung: Rung = "full", guided: bool = False) -> float:
         """Seconds that one chunk on `rung` takes at `now`; 0 for a model of which nothing was measured."""
-        return self._base(workload, rung, guided) * self._pace(now, rung)
+        return self._base(workload, rung, guided) * self._pace(now)
 
     def mean_cost(self, now: float, workload: Workload, rung: Rung = "full") -> float:
         """Seconds per chunk on `rung`, the guided ones averaged in."""
-        return self._mean_base(workload, rung) * self._pace(now, rung)
+        return self._mean_base(workload, rung) * self._pace(now)
 
     def open(self, session_id: str, workload: Workload, now: float, session_bytes: int = 0) -> None:
         """Counts a session that was admitted."""
@@ -317,7 +270,8 @@ class Admission:
     def _load(self, now: float, rungs: Mapping[str, Rung]) -> float:
         """Fraction of the device's time that the open sessions would take on these rungs."""
         sessions = ((self._open[session_id].workload, rung) for session_id, rung in rungs.items())
-        return sum(self.mean_cost(now, w, share(rung, w.num_steps)) / w.period for w, rung in sessions)
+        base = sum(self._mean_base(w, share(rung, w.num_steps)) / w.period for w, rung in sessions)
+        return base * self._pace(now)
 
     def decide(self, workload: Workload, now: float, session_bytes: int = 0) -> Admit | Refuse:
         """Whether one more session may open: all at full quality, all deadlines held, with reserve.
@@ -394,9 +348,10 @@ class Admission:
         learned = cost * exp(LEARNED * error if known else 0.0) * (prior / cost) ** FORGOTTEN
         self._costs[key] = min(max(learned, prior / self.config.spread), prior * self.config.spread)
 
-    def _weight(self, elapsed: float, error: float) -> float:
+    def _weight(self, now: float, error: float) -> float:
         """How far a measurement moves the slowness: by the time since the last, more for a great change."""
-        return 1 - exp(-min(1.0, elapsed / self.config.smoothing) * (1 + (error / 0.5) ** 2))
+        elapsed = (now - self._measured_at) / self.config.smoothing
+        return 1 - exp(-min(1.0, elapsed) * (1 + (error / 0.5) ** 2))
 
     def _scaled(self, workload: Workload, rung: Rung, keys: Iterable[_Key]) -> float:
         """From the chunk on `rung`, of those in `keys`, that is nearest in pixels: by pixels and by passes."""
