@@ -65,8 +65,6 @@ class TinyCache:
     keys: tuple[Tensor, ...] = ()
     """of each layer, [B, heads, windows, tokens, d], rotated to their absolute time"""
     values: tuple[Tensor, ...] = ()
-    last: Tensor | None = None
-    """the last restored frame, [B, 3, H, W] in [-1, 1]"""
     frames: Tensor | None = None
     """features of the last four frames at 1/4 resolution, [B, 4, H / 4, W / 4, memory channels]"""
 
@@ -82,10 +80,10 @@ class Look:
     noisy: Tensor
     """the noisy frames"""
     moved: Tensor
-    """the frames around moved into the place of each, [B, SOURCES, 4L, 3, H, W]"""
+    """x_init of the frames before and after, moved into the place of each, [B, SOURCES, 4L, 3, H, W]"""
     mask: Tensor
     """1 where y holds the pixel itself, -1 in a lost frame: of the frame, and of those before and after, moved
-    likewise; [B, 1 or 4L, 3, H, W]"""
+    likewise; [B, 1 or 4L, 1 + SOURCES, H, W]"""
     task: Tensor
     """index into TASKS, [B]"""
 
@@ -100,7 +98,7 @@ class TinyDenoiser(nn.Module):
         self.task = nn.Embedding(len(TASKS), 128)
         self.stem = nn.Linear(16 * 9, q)
         self.moved_stem = nn.Linear(16 * 3 * SOURCES, q, bias=False)
-        self.mask_stem = nn.Linear(16 * 3, q, bias=False)
+        self.mask_stem = nn.Linear(16 * (1 + SOURCES), q, bias=False)
         self.memory_stem = nn.Linear(16 * 3, sum(MEMORY))
         self.down_blocks = nn.ModuleList([ShiftBlock(q, 128)])
         self.to_eighth = nn.Linear(4 * q, e // STRIDE)
@@ -127,17 +125,17 @@ class TinyDenoiser(nn.Module):
 
     def __call__(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Tensor:
         """The clean estimate of z [L, 768, h, w] at time `t` in [0, 1)."""
-        look = self.look(z, t, cache, condition)
+        look = self.look(z, t, condition)
         return self.transform(self.restore(look, torch.tensor([t]), cache))[0]
 
-    def look(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Look:
+    def look(self, z: Tensor, t: float, condition: Condition | None) -> Look:
         noisy = self.inverse(z[None]) / (1 - t)
         if condition is None:
             return blind(noisy)
         op, x = condition.operator, condition.x_init
         mask = op.reliability(len(x), *x.shape[-2:]).to(z)
         base, hint = slots(x)[None], slots(op.hint(condition.y))[None]
-        moved, mask = surroundings(x, mask, None if cache.last is None else cache.last[0])
+        moved, mask = surroundings(x, mask)
         task = torch.tensor([TASKS.index(op.kind)], device=z.device)  # type: ignore[attr-defined]
         return Look(base, hint, noisy, moved[None], mask[None], task)
 
@@ -201,24 +199,23 @@ class TinyDenoiser(nn.Module):
                 k, v = torch.cat([cache.keys[index], k], 3), torch.cat([cache.values[index], v], 3)
             keys.append(k[:, :, :, kept].contiguous())
             values.append(v[:, :, :, kept].contiguous())
-        last = self.inverse(z[:, -1:])
-        frames = embed(last, self.memory_stem.weight, self.memory_stem.bias).permute(0, 1, 3, 4, 2).contiguous()
-        return TinyCache(cache.index + L, tuple(keys), tuple(values), last[:, -1], frames)
+        frames = embed(self.inverse(z[:, -1:]), self.memory_stem.weight, self.memory_stem.bias)
+        return TinyCache(cache.index + L, tuple(keys), tuple(values), frames.permute(0, 1, 3, 4, 2).contiguous())
 
 
 def blind(noisy: Tensor) -> Look:
     """The network's view where it has no condition: the noisy frames [B, 4L, 3, H, W] and nothing else."""
     B, _, _, H, W = noisy.shape
     moved = noisy[:, None].expand(B, SOURCES, *noisy.shape[1:])
-    return Look(noisy, noisy, noisy, moved, noisy.new_zeros(B, 1, 3, H, W), noisy.new_zeros(B, dtype=torch.long))
+    mask, task = noisy.new_zeros(B, 1, 1 + SOURCES, H, W), noisy.new_zeros(B, dtype=torch.long)
+    return Look(noisy, noisy, noisy, moved, mask, task)
 
 
-def surroundings(x: Tensor, mask: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-    """`Look.moved` and `Look.mask` of one stream's frames x [T, 3, H, W] after the restored frame `last` [3, H, W]."""
-    moved, known = aligned(x, last, mask if mask.any() else None)
-    moved = torch.stack([slots(source) for source in moved])
+def surroundings(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """`Look.moved` and `Look.mask` of one stream's frames x [T, 3, H, W]; `mask` [1 or T, 1, H, W] tells the known."""
+    moved, known = aligned(x, mask if mask.any() else None)
     mask = torch.cat([mask.expand(len(known), *mask.shape[1:]), known], 1)
-    return moved, slots(mask) if len(mask) > 1 else mask
+    return torch.stack([slots(source) for source in moved]), slots(mask) if len(mask) > 1 else mask
 
 
 class ConvBlock(nn.Module):
