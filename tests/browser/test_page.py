@@ -459,12 +459,25 @@ async def test_a_cold_model_is_waited_for_and_said(visit):
         await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
 
 
-async def test_a_refusal_for_good_is_told_in_the_servers_words(visit):
+@pytest.mark.parametrize(
+    "route, status, code, message, told",
+    [
+        ("**/sessions", 422, "bad_setting", "size is too large", "Size is too large. Change the settings"),
+        (
+            "**/ice",
+            401,
+            "unauthorized",
+            "a token is expected",
+            "A token is expected. Open this page with the server's token",
+        ),
+    ],
+)
+async def test_a_refusal_for_good_is_told_in_the_servers_words(visit, route, status, code, message, told):
     async with visit() as page:
-        await refuse_once(page, "**/sessions", 422, "bad_setting", "size is too large")
+        await refuse_once(page, route, status, code, message)
         await page.click("#start")
         await page.wait_for_selector("body[data-state=failed]")
-        assert "Size is too large. Change the settings" in await page.inner_text("#notice")
+        assert told in await page.inner_text("#notice")
         assert await page.is_visible("#start")
 
 
@@ -491,11 +504,3 @@ async def test_the_page_shows_the_token_of_its_address_and_takes_it_out_of_sight
             await page.click("#start")
         assert (await (await asked.value).all_headers())["authorization"] == "Bearer s3cret"
         assert page.url == f"{server}/", "an address with a token is soon shared"
-
-
-async def test_whoever_comes_without_the_token_is_told_where_it_goes(visit):
-    async with visit() as page:
-        await refuse_once(page, "**/ice", 401, "unauthorized", "a token is expected")
-        await page.click("#start")
-        await page.wait_for_selector("body[data-state=failed]")
-        assert "A token is expected. Open this page with the server's token" in await page.inner_text("#notice")

@@ -346,7 +346,6 @@ with av.open(url, "w", format="whip", options=options) as output:
 """
 
 
-@pytest.mark.skipif("whip" not in av.formats_available, reason="this FFmpeg has no WHIP muxer")
 @pytest.mark.parametrize("flags", ["", "dtls_active"])
 async def test_ffmpeg_publishes_and_its_picture_is_watched(tmp_path, flags):
     """A third-party client, in its own process: its muxer holds the interpreter while it connects."""
