@@ -14,8 +14,8 @@ def client_of(peer: str | None, forwarded: str | None, trusted: Sequence[Network
     `forwarded` is the header X-Forwarded-For, which anybody can write. It is read from the right, as far as the
     addresses are those of trusted proxies: the first that is none is the client.
     """
-    named = [part.strip() for part in (forwarded or "").split(",")] if forwarded else []
-    hops = [*named, peer or ""]
+    named = forwarded.split(",") if forwarded else []
+    hops = [*(part.strip() for part in named), peer or ""]
     while len(hops) > 1 and _is_in(hops[-1], trusted) and _is_address(hops[-2]):
         hops.pop()
     return _subscriber(hops[-1])
