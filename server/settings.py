@@ -36,7 +36,9 @@ def parse_list(text: object) -> object:
     """A,B,... or a JSON array, as the environment and the command line give a list; other values as they are."""
     if not isinstance(text, str):
         return text
-    return json.loads(text) if text.lstrip().startswith("[") else [part.strip() for part in text.split(",") if part.strip()]
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(show_size)]
