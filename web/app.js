@@ -12,12 +12,14 @@ import { NAMES, View } from "./view.js";
 
 const $ = (selector) => document.querySelector(selector);
 
+const SOLVER = ["num_steps", "reinject_every"];
+
 const view = new View({ canvas: $("#picture"), loupe: $("#loupe") });
 const figures = new Figures($("#figures"));
-const mask = new MaskEditor($("#mask"), () => operatorChanged());
+const mask = new MaskEditor($("#mask"), () => change());
 const keeper = new Keeper({ onState, onReport, onStream: (stream) => play($("#restored"), stream), awake });
 
-const page = { state: "idle", source: null, offered: [], values: {}, turn: 0, timer: null };
+const page = { state: "idle", source: null, file: null, offered: [], values: {}, inForce: null, changing: false, turn: 0, timer: null };
 
 // ---- settings -------------------------------------------------------------------------------------------------------
 
@@ -36,7 +38,13 @@ function operator() {
 }
 
 function solver() {
-  return { num_steps: $("#num_steps").valueAsNumber, reinject_every: $("#reinject_every").valueAsNumber };
+  const valid = SOLVER.filter((name) => $(`#${name}`).validity.valid);
+  return Object.fromEntries(valid.map((name) => [name, $(`#${name}`).valueAsNumber]));
+}
+
+/** What a session can change while it runs, and the strokes behind the mask's PNG. */
+function settings() {
+  return { operator: operator(), solver: solver(), strokes: mask.strokes };
 }
 
 /** The pictures that come back, in one frame. */
@@ -47,6 +55,7 @@ function panels() {
 
 function request() {
   page.panels = panels();
+  page.inForce = settings();
   return { operator: operator(), mode: chosen("mode"), size: chosen("size"), panels: page.panels, solver: solver() };
 }
 
@@ -54,11 +63,12 @@ function request() {
 
 /** Opens the chosen source and keeps a session on it until `stop`. */
 async function start() {
-  if (chosen("source") === "file" && !$("#file").files.length) return $("#file").click();
+  if (chosen("source") === "file" && !page.file) return $("#file").click();
   hideNotice();
   const turn = ++page.turn;
   const source = await openChosen();
-  if (!source || turn !== page.turn) return source?.stop();
+  if (turn !== page.turn) return source?.stop();
+  if (!source) return stop();
   figures.clear();
   clearInterval(page.timer);
   page.timer = setInterval(tick, 1000);
@@ -66,14 +76,15 @@ async function start() {
   await keeper.run(source, request);
 }
 
+/** The source that is chosen; null, and a notice, where it does not open. */
 async function openChosen() {
   setState("opening", {});
-  const wish = { size: sizeOf(chosen("size")), native: chosen("mode") === "incoming", file: $("#file").files[0], sound: $("#sound").checked };
+  const kind = chosen("source");
+  const wish = { size: sizeOf(chosen("size")), native: chosen("mode") === "incoming", file: page.file, sound: $("#sound").checked };
   try {
-    return await openSource(chosen("source"), wish);
+    return { kind, ...(await openSource(kind, wish)) };
   } catch (error) {
     if (!(error instanceof SourceError)) throw error;
-    stop();
     notice(error.message);
     return null;
   }
@@ -132,15 +143,16 @@ function restart() {
 
 const running = () => !["idle", "failed"].includes(page.state);
 
-/** Another source in the same session; without one, nothing until `start`. */
+/** Another source in the same session, which keeps the one it has where that does not open; without a session, nothing until `start`. */
 async function switchSource() {
   describeStart();
-  if (chosen("source") === "file" && !$("#file").files.length) return $("#file").click();
   // Not every source has sound, and a session keeps the tracks it began with.
   if ($("#sound").checked || !["connected", "streaming", "passthrough"].includes(page.state)) return restart();
-  const before = page.state;
+  const [before, turn] = [page.state, page.turn];
+  hideNotice();
   const source = await openChosen();
-  if (!source) return;
+  if (turn !== page.turn) return source?.stop();
+  if (!source) return keepSource(before);
   await keeper.replace(source);
   page.source?.stop();
   page.source = source;
@@ -148,11 +160,33 @@ async function switchSource() {
   setState(before, {});
 }
 
+function keepSource(state) {
+  chooseSource(page.source.kind);
+  setState(state, {});
+}
+
+function chooseSource(kind) {
+  $(`input[name="source"][value="${kind}"]`).checked = true;
+  describeStart();
+}
+
+/** A file is a source once it is chosen, see `fileChosen`. */
+async function sourceChosen() {
+  describeStart();
+  if (chosen("source") !== "file") await switchSource();
+}
+
 async function fileChosen() {
   if (!$("#file").files.length) return;
-  $('input[name="source"][value="file"]').checked = true;
+  page.file = $("#file").files[0];
+  $("#file").value = ""; // or the same file could not be chosen again
+  chooseSource("file");
   if (running()) await switchSource();
   else await start();
+}
+
+function noFileChosen() {
+  if (page.source) chooseSource(page.source.kind);
 }
 
 function fileDropped(event) {
@@ -195,7 +229,9 @@ function onState(state, detail) {
   if (state === "failed") stop();
   setState(state, detail);
   if (state === "failed") notice(`${sentence(detail.problem)} ${advice(detail.problem)}`);
-  if (state === "connected") getModels().then(({ models: [model] }) => showModel(model));
+  if (state !== "connected") return;
+  getModels().then(({ models: [model] }) => showModel(model));
+  change(); // what was chosen while it connected
 }
 
 /** A page nobody sees sends no pictures, so it opens no session either. */
@@ -216,21 +252,57 @@ function showRestored() {
 
 // ---- changes while it runs ------------------------------------------------------------------------------------------
 
-async function operatorChanged() {
-  await change({ operator: operator() });
-}
-
-async function change(what) {
+/** Brings the page's settings into force. One request is on its way at a time: a slider held down asks for where it is by then. */
+async function change() {
   $("#applies").textContent = "";
-  if (!keeper.session?.id) return;
+  if (page.changing) return;
+  page.changing = true;
   try {
-    const from = await keeper.session.change(what);
-    $("#applies").textContent = `from chunk ${from}`;
-  } catch (error) {
-    if (!(error instanceof ServerError)) throw error;
-    notice(`${sentence(error)} The session goes on as it was.`);
+    while (await changeOnce());
+  } finally {
+    page.changing = false;
   }
 }
+
+/** Asks for what is not in force yet; answers whether there was anything. Without a session the next one opens with it. */
+async function changeOnce() {
+  const { session } = keeper;
+  const wish = settings();
+  const what = session?.id ? difference(wish, page.inForce) : {};
+  if (!Object.keys(what).length) return false;
+  try {
+    const from = await session.change(what);
+    if (session !== keeper.session) return true;
+    page.inForce = wish;
+    $("#applies").textContent = `from chunk ${from}`;
+    hideNotice();
+  } catch (error) {
+    if (!(error instanceof ServerError)) throw error;
+    if (session !== keeper.session || error.status === 404) return false;
+    if (same(wish, settings())) takeBack(wish, error);
+  }
+  return true;
+}
+
+/** Shows what is in force again, and why it is not `wish`. */
+function takeBack(wish, error) {
+  const { operator: { kind, png, ...values }, solver: numbers, strokes } = page.inForce;
+  const focused = document.activeElement.dataset.parameter;
+  delete page.values[wish.operator.kind];
+  page.values[kind] = values;
+  mask.show(strokes);
+  $("#operator").value = kind;
+  chooseOperator();
+  if (focused) $(`[data-parameter="${focused}"]`)?.focus();
+  for (const [name, value] of Object.entries(numbers)) $(`#${name}`).value = value;
+  notice(`Refused: ${error.message.replace(/\.$/, "")}. The session goes on as it was, with ${title(kind)}.`);
+}
+
+function difference(wish, inForce) {
+  return Object.fromEntries(["operator", "solver"].filter((part) => !same(wish[part], inForce[part])).map((part) => [part, wish[part]]));
+}
+
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 function chooseOperator() {
   const kind = $("#operator").value;
@@ -239,7 +311,7 @@ function chooseOperator() {
   $("#operator-text").textContent = text(kind, schema);
   buildForm($("#parameters"), schema, page.values[kind], (name, value) => {
     page.values[kind][name] = value;
-    operatorChanged();
+    change();
   });
   $("#mask-tools").hidden = kind !== "mask";
   fitMask(sizeOf(chosen("size")));
@@ -396,15 +468,17 @@ function listen() {
   $("#fullscreen").addEventListener("click", toggleFullscreen);
   $("#restored").addEventListener("loadeddata", showRestored);
   $("#against").addEventListener("change", chooseAgainst);
-  $("#operator").addEventListener("change", () => (chooseOperator(), operatorChanged()));
+  $("#operator").addEventListener("change", () => (chooseOperator(), change()));
   $("#mask-clear").addEventListener("click", () => mask.clear());
   $("#brush").addEventListener("input", () => (mask.brush = $("#brush").valueAsNumber));
   $("#file").addEventListener("change", fileChosen);
+  $("#file").addEventListener("cancel", noFileChosen);
   $("#theatre").addEventListener("dragover", (event) => event.preventDefault());
   $("#theatre").addEventListener("drop", fileDropped);
-  for (const id of ["#num_steps", "#reinject_every"]) $(id).addEventListener("change", () => $(id).reportValidity() && change({ solver: solver() }));
+  for (const name of SOLVER) $(`#${name}`).addEventListener("change", ({ target }) => target.reportValidity() && change());
   each("view", chooseView);
-  each("source", switchSource);
+  each("source", sourceChosen);
+  $('input[name="source"][value="file"]').addEventListener("click", () => $("#file").click());
   each("mode", () => (chooseView(), restart()));
   $("#sound").addEventListener("change", () => (listenToSound(), restart()));
   $("#x_init").addEventListener("change", () => (chooseView(), restart()));
@@ -465,7 +539,7 @@ function offer({ operators }, { models: [model] }) {
   $("#operator").replaceChildren(...operators.map(({ kind }) => new Option(title(kind), kind)));
   chooseOperator();
   showModel(model);
-  for (const name of ["num_steps", "reinject_every"]) $(`#${name}`).value = model.solver[name];
+  for (const name of SOLVER) $(`#${name}`).value = model.solver[name];
 }
 
 main();

@@ -25,6 +25,12 @@ export class MaskEditor {
     this.#paint();
   }
 
+  /** Draws `strokes`, which were this editor's once. */
+  show(strokes) {
+    this.strokes = strokes;
+    this.#paint();
+  }
+
   clear() {
     this.strokes = [];
     this.#paint();
@@ -44,7 +50,7 @@ export class MaskEditor {
 
   #begin(event) {
     this.canvas.setPointerCapture(event.pointerId);
-    this.strokes.push({ brush: this.brush, points: [this.#at(event)] });
+    this.strokes = [...this.strokes, { brush: this.brush, points: [this.#at(event)] }]; // a new list: others keep the old one
     this.#show(true);
     this.#paint();
   }

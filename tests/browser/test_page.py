@@ -53,6 +53,7 @@ NOTE_STATES = """globalThis.states = {};
     new MutationObserver(() => (states[document.body.dataset.state] = document.querySelector("#wait p").textContent))
         .observe(document.body, { attributes: true })"""
 """Keeps the words of each state that the page is in, however shortly."""
+MASK = "document.querySelector('#mask').toDataURL()"
 PICTURE = "document.querySelector('#picture').toDataURL()"
 
 
@@ -268,18 +269,61 @@ async def test_a_drawn_mask_is_sent_and_used(running, server):
     assert operator["kind"] == "mask" and operator["png"] != before
 
 
-async def test_a_setting_the_server_refuses_is_told_and_the_session_goes_on(running):
+async def test_a_setting_the_server_refuses_is_told_and_what_is_in_force_is_shown(running, server):
     page = running
     page.excused.append("422")
 
     async def spoil(route):
         await route.continue_(post_data=json.dumps({"operator": {"kind": "super_resolution", "scale": 3}}))
 
+    strokes = await page.evaluate(MASK)
     await page.route("**/sessions/*", spoil, times=1)
     await page.select_option("#operator", "gaussian_blur")
     await page.wait_for_selector("#notice:visible")
-    assert "goes on as it was" in await page.inner_text("#notice")
+    assert "The session goes on as it was, with Mask" in await page.inner_text("#notice")
+    assert "scale" in await page.inner_text("#notice")
+    assert (await ask(page, server))["operator"]["kind"] == await page.input_value("#operator") == "mask"
+    assert await page.is_visible("#mask-tools") and await page.evaluate(MASK) == strokes
     assert await page.is_visible(ALIVE)
+
+
+async def test_a_mask_that_leaves_nothing_is_taken_back_stroke_by_stroke(running, server):
+    page = running
+    strokes = await page.evaluate(MASK)
+    await page.fill("#brush", "60")
+    await page.evaluate("brush.max = 2000; brush.value = 2000; brush.dispatchEvent(new Event('input'))")
+    await page.click("#mask", position={"x": 200, "y": 100})
+    await page.wait_for_function("notice.textContent.includes('the mask keeps no pixel')")
+    await page.evaluate("brush.max = 60; brush.value = 18; brush.dispatchEvent(new Event('input'))")
+    assert await page.evaluate(MASK) == strokes
+    assert await page.is_visible(ALIVE)
+
+
+async def test_a_slider_held_down_asks_for_one_change_at_a_time_and_the_last_is_in_force(running, server):
+    """Ten steps asked ten times at once: each was planned by the server, the pictures stood still meanwhile."""
+    page = running
+    asked = []
+    page.on("request", lambda request: asked.append(request) if request.method == "PATCH" else None)
+    await page.select_option("#operator", "inpainting")
+    await page.focus("[data-parameter=keep]")
+    for _ in range(10):
+        await page.keyboard.press("ArrowRight")
+    async with asyncio.timeout(STREAM_MS / 1000):
+        while (await ask(page, server))["operator"].get("keep") != 0.6:
+            await asyncio.sleep(0.2)
+    assert len(asked) < 10
+    assert await page.is_hidden("#notice"), "an old refusal is no news any more"
+    assert await page.input_value("[data-parameter=keep]") == "0.6"
+
+
+async def test_a_file_that_does_not_play_leaves_the_source_there_is(running):
+    page = running
+    page.excused.append("MEDIA_ERR")
+    await page.set_input_files("#file", {"name": "film.mp4", "mimeType": "video/mp4", "buffer": b"no film"})
+    await page.wait_for_function("notice.textContent.includes('cannot play film.mp4')")
+    assert await page.is_checked("input[name=source][value=scene]")
+    await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
+    assert len(page.sessions) == 1
 
 
 async def test_the_camera_takes_the_place_of_the_scene_in_the_same_session(running):
