@@ -100,7 +100,7 @@ class Engine:
             operator.prepare(stream.height, stream.width)
             state, clean_past = state.change_operator(operator), None
         self._check(stream, frames, operator)
-        x = y = from_pixels(frames).to(self.model.device)
+        x = y = from_pixels(frames, self.model.device)
         if stream.mode == "simulate":
             with stage("simulate"):
                 y = operator.measure(x, clean_past, torch.Generator().manual_seed(stream.seed * 1009 + state.index))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ ROUGHNESS = 1.5
 """exponent of the prior variogram |x(p) - x(q)|^2 ~ |p - q|^ROUGHNESS; fitted on the training clips"""
 NUGGET = 0.02
 """noise of the known pixels, in units of the variogram at one pixel"""
+AT_ONCE = 8192
+"""missing pixels that are planned at a time: all of a large picture at once would take gigabytes"""
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,23 @@ class Infill:
     row_neighbours: Tensor
     """the same from known pixels of the row alone, where it has any near"""
     row_weights: Tensor
+    filled: Tensor
+    """[H, W] bool: known, or near known ones"""
+    complete: bool
+    """all pixels are `filled`: told here, since asking a GPU would wait for it"""
 
     def __call__(self, y: Tensor) -> Tensor:
-        """[T, 3, H, W] with the missing pixels filled; known ones are untouched."""
+        """[T, 3, H, W] on the plan's device with the missing pixels filled; known ones are untouched."""
         return self._fill(y, self.neighbours, self.weights)
 
     def along_rows(self, y: Tensor) -> Tensor:
         """The same, but along rows where they hold a known pixel near."""
         return self._fill(y, self.row_neighbours, self.row_weights)
+
+    def to(self, device: torch.device) -> Infill:
+        """The plan on another device, where its frames are."""
+        tensors = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "complete"}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def _fill(self, y: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:
         T, C, H, W = y.shape
@@ -48,9 +59,7 @@ class Infill:
         sums = F.embedding_bag(neighbours, pixels, per_sample_weights=weights.to(y), mode="sum")
         pixels[self.missing] = sums
         x = pixels.T.reshape(T, C, H, W)
-        filled = self.known.clone().view(-1)
-        filled[self.missing] = True
-        return x if bool(filled.all()) else push_pull(x, filled.view(H, W))
+        return x if self.complete else push_pull(x, self.filled)
 
 
 def plan_infill(known: Tensor) -> Infill:
@@ -59,9 +68,20 @@ def plan_infill(known: Tensor) -> Infill:
     Every missing pixel with at least four known ones within RADIUS takes its nearest NEIGHBOURS, weighted by ordinary
     kriging under a power variogram; holes that are larger are left to `push_pull`.
     """
-    H, W = known.shape
-    near = offsets()  # [M, 2], nearest first
     rows, columns = torch.nonzero(~known, as_tuple=True)
+    near = offsets()
+    pieces = zip(rows.split(AT_ONCE), columns.split(AT_ONCE), strict=True)
+    planned = zip(*(plan_pixels(known, near, *piece) for piece in pieces), strict=True)
+    missing, neighbours, weights, row_neighbours, row_weights = map(torch.cat, planned)
+    filled = known.clone()
+    filled.view(-1)[missing] = True
+    complete = bool(filled.all())
+    return Infill(known, missing, neighbours, weights, row_neighbours, row_weights, filled, complete)
+
+
+def plan_pixels(known: Tensor, near: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
+    """`missing`, `neighbours`, `weights`, `row_neighbours` and `row_weights` of an Infill, for some missing pixels."""
+    H, W = known.shape
     around_rows, around_columns = rows[:, None] + near[:, 0], columns[:, None] + near[:, 1]  # [N, M]
     inside = (around_rows >= 0) & (around_rows < H) & (around_columns >= 0) & (around_columns < W)
     usable = inside & known[around_rows.clamp(0, H - 1), around_columns.clamp(0, W - 1)]
@@ -69,19 +89,15 @@ def plan_infill(known: Tensor) -> Infill:
     first = rank.topk(NEIGHBOURS, dim=1, largest=False, sorted=True).values  # [N, K]
     enough = usable.sum(1) >= 4
     rows, columns, first = rows[enough], columns[enough], first[enough]
-    valid = first < len(near)
     chosen = near[first % len(near)]  # [N, K, 2]
-    weights = torch.cat(
-        [kriging(part, ok) for part, ok in zip(chosen.split(8192), valid.split(8192), strict=True)]
-        or [torch.zeros(0, NEIGHBOURS)]
-    )
+    weights = kriging(chosen, first < len(near))
     chosen_rows = (rows[:, None] + chosen[..., 0]).clamp(0, H - 1)
     neighbours = chosen_rows * W + (columns[:, None] + chosen[..., 1]).clamp(0, W - 1)
     row_neighbours, row_weights = along_rows(known, rows, columns)
     alone = row_weights.sum(1, keepdim=True) == 0  # no known pixel near in the row
     row_neighbours = torch.where(alone, neighbours, F.pad(row_neighbours, (0, NEIGHBOURS - row_neighbours.shape[1])))
     row_weights = torch.where(alone, weights, F.pad(row_weights, (0, NEIGHBOURS - row_weights.shape[1])))
-    return Infill(known, rows * W + columns, neighbours, weights, row_neighbours, row_weights)
+    return rows * W + columns, neighbours, weights, row_neighbours, row_weights
 
 
 def along_rows(known: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,8 @@ from core.constants import constant
 from core.infill import Infill, plan_infill
 from core.temporal import deconvolve, window_matrix
 
+CPU = torch.device("cpu")
+
 
 class LinearOperator(Config):
     """A linear map with its adjoint: <A x, v> = <x, A_adjoint v> for a stream at rest (no frames before)."""
@@ -164,7 +166,7 @@ class MaskedOperator(LinearOperator):
     def prepare(self, height: int, width: int) -> None:
         if not self.mask(height, width).any():
             raise ValueError("the mask keeps no pixel: there is nothing to restore from")
-        self.infill(height, width)
+        self.infill(height, width, CPU)
 
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         y = super().measure(x, past, rng)
@@ -173,21 +175,26 @@ class MaskedOperator(LinearOperator):
     def observed(self, frames: Tensor) -> Tensor:
         return self.A_linear(frames)
 
-    def infill(self, height: int, width: int) -> Infill:
+    def infill(self, height: int, width: int, device: torch.device) -> Infill:
+        """How frames of this size on `device` are filled."""
         raise NotImplementedError
 
     def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
-        return self.infill(*y.shape[-2:])(y)
+        return self._infill_of(y)(y)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         return x + gamma / (1 + gamma) * (y - x) * self.mask(*x.shape[-2:]).to(x)
 
     def hint(self, y: Tensor) -> Tensor:
         """Infilled along rows where they hold a near pixel: against x_init this tells the direction of edges."""
-        return self.infill(*y.shape[-2:]).along_rows(y)
+        return self._infill_of(y).along_rows(y)
 
     def reliability(self, frames: int, height: int, width: int) -> Tensor:
         return self.mask(height, width)
+
+    def _infill_of(self, y: Tensor) -> Infill:
+        height, width = y.shape[-2:]
+        return self.infill(height, width, y.device)
 
 
 class Inpainting(MaskedOperator):
@@ -202,8 +209,8 @@ class Inpainting(MaskedOperator):
     def mask(self, height: int, width: int) -> Tensor:
         return random_mask(height, width, self.keep, self.seed)
 
-    def infill(self, height: int, width: int) -> Infill:
-        return _random_infill(height, width, self.keep, self.seed)
+    def infill(self, height: int, width: int, device: torch.device) -> Infill:
+        return _random_infill(height, width, self.keep, self.seed, device)
 
 
 class Mask(MaskedOperator):
@@ -222,8 +229,8 @@ class Mask(MaskedOperator):
     def mask(self, height: int, width: int) -> Tensor:
         return _drawn_mask(self.png, height, width)
 
-    def infill(self, height: int, width: int) -> Infill:
-        return _drawn_infill(self.png, height, width)
+    def infill(self, height: int, width: int, device: torch.device) -> Infill:
+        return _drawn_infill(self.png, height, width, device)
 
 
 class GaussianBlur(LinearOperator):
@@ -413,7 +420,9 @@ def random_mask(height: int, width: int, keep: float, seed: int) -> Tensor:
 
 
 @constant(16)
-def _random_infill(height: int, width: int, keep: float, seed: int) -> Infill:
+def _random_infill(height: int, width: int, keep: float, seed: int, device: torch.device) -> Infill:
+    if device != CPU:
+        return _random_infill(height, width, keep, seed, CPU).to(device)
     return plan_infill(random_mask(height, width, keep, seed)[0, 0].bool())
 
 
@@ -424,7 +433,9 @@ def _drawn_mask(png: str, height: int, width: int) -> Tensor:
 
 
 @constant(16)
-def _drawn_infill(png: str, height: int, width: int) -> Infill:
+def _drawn_infill(png: str, height: int, width: int, device: torch.device) -> Infill:
+    if device != CPU:
+        return _drawn_infill(png, height, width, CPU).to(device)
     return plan_infill(_drawn_mask(png, height, width)[0, 0].bool())
 
 

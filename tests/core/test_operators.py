@@ -8,6 +8,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional as F
 
+from core import infill
 from core.operators import PAPER_OPERATORS, GaussianBlur, Inpainting, Mask, Operator, SuperResolution
 
 H, W = 48, 64
@@ -148,3 +149,16 @@ def test_residual_is_the_relative_distance_to_y(op, rng):
     y = op.A(z, past)
     expected = (y - op.A(x, past)).norm() / y.norm()
     assert op.residual(x, y, past) == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_a_mask_is_planned_piece_by_piece_with_the_same_result(monkeypatch):
+    """All pixels at once took gigabytes for a large picture."""
+    known = torch.rand(48, 64, generator=torch.Generator().manual_seed(0)) < 0.3
+    known[8:30, 8:30] = False
+    y = torch.rand(2, 3, 48, 64)
+    whole = infill.plan_infill(known)
+    monkeypatch.setattr(infill, "AT_ONCE", 100)
+    parts = infill.plan_infill(known)
+    assert torch.equal(parts(y), whole(y))
+    assert torch.equal(parts.along_rows(y), whole.along_rows(y))
+    assert not whole.complete

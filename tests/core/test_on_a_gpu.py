@@ -1,0 +1,105 @@
+"""No step mixes tensors of the CPU with those of its device. Shown without a GPU: the meta device stands for one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from core.baselines import baseline
+from core.engine import Engine
+from core.models import Model
+from core.models.dit import CausalDiT, DiTConfig
+from core.models.taehv import TAEHV, TAEHVConfig
+from core.models.tiny_load import load
+from core.models.wan import WanDenoiser
+from core.models.wan_vae import WanVAE, WanVAEConfig
+from core.operators import PAPER_OPERATORS, Inpainting
+from core.solver import SolverConfig
+
+META = torch.device("meta")
+SIZE = (64, 96)
+MOVES = {"aten::_to_copy", "aten::copy_"}
+INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+"""operations that take indices of the CPU on any device"""
+
+
+class ApartFromTheCpu(TorchDispatchMode):
+    """Fails where a tensor of the CPU, other than a single number, meets a meta tensor, as it would meet a GPU's."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        found = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
+        if name not in MOVES:
+            devices = {tensor.device.type for tensor in (found[:1] if name in INDEXED else found)}
+            assert len(devices) < 2, f"{name} mixes {devices}"
+        return func(*args, **(kwargs or {}))
+
+
+class ReadsOnes(TorchFunctionMode):
+    """Whatever is read back from a meta tensor, which has no values, is 1."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].is_meta:
+            if func in (Tensor.__bool__, Tensor.__float__, Tensor.item):
+                return True if func is Tensor.__bool__ else 1.0
+            if func in (Tensor.cpu, Tensor.tolist):
+                ones = torch.ones(args[0].shape, dtype=args[0].dtype)
+                return ones if func is Tensor.cpu else ones.tolist()
+        return func(*args, **(kwargs or {}))
+
+
+def tiny() -> Model:
+    codec, denoiser = load("random", META)
+    return Model("tiny", codec, denoiser, META, 1)
+
+
+def wan(codec: str, dtype: torch.dtype) -> Model:
+    small = DiTConfig(dim=48, ffn_dim=64, layers=2, heads=4, text_dim=32, text_len=8)
+    with META:
+        video_codec = TAEHV(TAEHVConfig()) if codec == "taehv" else WanVAE(WanVAEConfig(base=8))
+        dit = CausalDiT(small).to(dtype)
+        context = dit.context(torch.zeros(3, small.text_dim))
+    return Model("wan", video_codec.to(dtype), WanDenoiser(dit, context), META, 2)
+
+
+def restore(model: Model, operator: Any, mode: Any) -> None:
+    """Three chunks: guided, with a lost frame, and past the model."""
+    engine = Engine(model)
+    with ReadsOnes(), ApartFromTheCpu():
+        engine.open("s", operator, mode, *SIZE)
+        height, width = SIZE if mode == "simulate" else operator.measurement_size(*SIZE)
+        for index, (lost, rung) in enumerate((((), "full"), ((3,), "full"), ((), "x_init"))):
+            frames = np.zeros((engine.spec.frames(index), height, width, 3), np.uint8)
+            config = SolverConfig(reinject_every=1)
+            engine.step("s", frames, operator, config, rung, ("degraded", "restored"), lost=lost)
+
+
+@pytest.mark.parametrize("mode", ["simulate", "incoming"])
+@pytest.mark.parametrize("operator", [*PAPER_OPERATORS, Inpainting(keep=0.05)], ids=lambda operator: operator.kind)
+def test_every_operator_stays_on_the_device(operator, mode):
+    """Inpainting's plan lay on the CPU, and every such session would have ended the device process."""
+    restore(tiny(), operator, mode)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("codec", ["taehv", "wan-vae"])
+def test_the_real_backbone_stays_on_the_device(codec, dtype):
+    restore(wan(codec, dtype), PAPER_OPERATORS[0], "simulate")
+
+
+@pytest.mark.parametrize("operator", PAPER_OPERATORS, ids=lambda operator: operator.kind)
+def test_the_plain_methods_stay_on_the_device(operator):
+    operator.prepare(*SIZE)
+    with ReadsOnes(), ApartFromTheCpu():
+        y = torch.empty(12, 3, *operator.measurement_size(*SIZE), device=META)
+        assert baseline(operator, y).shape == (12, 3, *SIZE)
+
+
+def test_a_mix_is_noticed():
+    with ApartFromTheCpu(), pytest.raises(AssertionError, match=r"aten::mul mixes"):
+        torch.ones(2, device=META) * torch.ones(2)
