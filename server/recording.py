@@ -52,6 +52,8 @@ class MkvFile:
         self._fps = Fraction(fps).limit_denominator(1001)
         self._container = av.open(str(path), "w", format="matroska")
         self._video: Any = None
+        self._last = -1
+        """number of the frame slot that the last picture was written to"""
         self._sound: Any = None
         if sound in SOUND_ENCODERS:
             rate = 48000 if sound == "opus" else 8000
@@ -59,6 +61,7 @@ class MkvFile:
             self._sound.layout = "stereo" if sound == "opus" else "mono"
 
     def write_picture(self, frame: VideoFrame, time: float) -> None:
+        """A picture that came at `time`, each in a later slot: some come at once, after a stall of the network."""
         if self._video is None:
             options = {"preset": "ultrafast", "crf": "18"}
             self._video = self._container.add_stream("libx264", rate=self._fps, options=options)
@@ -66,7 +69,8 @@ class MkvFile:
             self._video.pix_fmt = "yuv420p"
         picture = frame.reformat(format="yuv420p")
         copy = VideoFrame.from_ndarray(picture.to_ndarray(), "yuv420p")
-        copy.pts, copy.time_base = round(time * self._fps), 1 / self._fps
+        self._last = max(self._last + 1, round(time * self._fps))
+        copy.pts, copy.time_base = self._last, 1 / self._fps
         self._container.mux(self._video.encode(copy))
 
     def write_sound(self, data: bytes, time: float) -> None:

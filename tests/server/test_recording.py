@@ -56,6 +56,19 @@ def test_both_sides_and_the_sound_are_kept_in_time(tmp_path):
     assert len(heard) > 90 and heard[50].time == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.parametrize("times", [[100.0] * 12, [100 + n / 40 for n in range(12)], [100.2, 100.1, 100.3, 100.25] * 3])
+def test_frames_that_come_at_once_or_out_of_order_are_all_kept(tmp_path, times):
+    """Two in one slot ended the recording, and its file could not be read: a source below the session's rate did so."""
+    recording = Recording(tmp_path, "restored", FPS, None, min_free=0)
+    for first in range(0, 48, 12):
+        _, received, restored = chunk(first)
+        recording.offer([time + first / FPS for time in times], received, restored)
+    recording.stop()
+    assert recording.error is None
+    shown = [time for time, _, _ in pictures(tmp_path / f"{recording.name}.restored.mkv")]
+    assert len(shown) == 48 and shown == sorted(set(shown)) and shown[-1] == pytest.approx(47 / FPS, abs=0.2)
+
+
 def test_only_what_was_asked_for_is_kept(tmp_path):
     recording = Recording(tmp_path, "restored", FPS, None, min_free=0)
     recording.offer(*chunk(0))
@@ -92,4 +105,5 @@ def test_a_write_that_fails_is_told_at_the_latest_when_the_file_closes(tmp_path,
 
 def full(self, fps):
     self.path, self._fps, self._video, self._sound = Path("/dev/full"), Fraction(fps), None, None
+    self._last = -1
     self._container = av.open("/dev/full", "w", format="matroska")
