@@ -91,15 +91,16 @@ class Engine:
         `gap` says that frames are missing before this chunk: an operator that remembers frames starts anew too.
         `lost` are the indices of frames of this chunk that never came: whatever `frames` holds there is not looked at.
 
-        Raises KeyError for a stream that is not open, ValueError for a wrong number or size of frames or when every
-        frame of a stream's opening chunk is lost, and FloatingPointError when the result is not finite.
+        Raises KeyError for a stream that is not open, ValueError for a wrong number or size of frames, for the panel
+        `original` of incoming frames, which nobody knows, or when every frame of a stream's opening chunk is lost, and
+        FloatingPointError when the result is not finite.
         """
         stream = self._streams[stream_id]
         state, clean_past = stream.state, stream.clean_past
         if operator != state.operator or (gap and (operator.reach or operator.lookback)):
             operator.prepare(stream.height, stream.width)
             state, clean_past = state.change_operator(operator), None
-        self._check(stream, frames, operator)
+        self._check(stream, frames, operator, panels)
         x = y = from_pixels(frames, self.model.device)
         if stream.mode == "simulate":
             with stage("simulate"):
@@ -138,10 +139,12 @@ class Engine:
                     owner = owners.setdefault(tensor.untyped_storage().data_ptr(), stream_id)
                     assert owner == stream_id, f"streams {owner} and {stream_id} share memory"
 
-    def _check(self, stream: _Stream, frames: Pixels, operator: Operator) -> None:
+    def _check(self, stream: _Stream, frames: Pixels, operator: Operator, panels: tuple[Panel, ...]) -> None:
         height, width = stream.height, stream.width
         if stream.mode == "incoming":
             height, width = operator.measurement_size(height, width)
+            if "original" in panels:
+                raise ValueError("the original of incoming frames is not known: they are the measurement")
         expected = (self.spec.frames(stream.state.index), height, width, 3)
         if frames.shape != expected:
             raise ValueError(f"expected frames of shape {expected}, found {frames.shape}")

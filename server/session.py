@@ -16,7 +16,7 @@ import av
 from aiortc import MediaStreamTrack, RTCDataChannel
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.chunks import Chunk, Chunker
 from core.config import Config
@@ -84,6 +84,12 @@ class SessionConfig(Config):
     """what the server keeps of the session, where it may: nothing, restored, or both sides"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of the noise"""
+
+    @model_validator(mode="after")
+    def _shows_what_is_known(self) -> SessionConfig:
+        if self.mode == "incoming" and "original" in self.panels:
+            raise ValueError("panels may hold original in mode simulate only: what comes in is the measurement")
+        return self
 
 
 @dataclass

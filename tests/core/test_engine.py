@@ -46,6 +46,14 @@ def test_incoming_frames_are_the_measurement(engine, frames):
     assert result.panels.shape == (9, H, W, 3) and result.psnr is None
 
 
+def test_nobody_knows_the_original_of_incoming_frames(engine, frames):
+    """Beside a restored picture it was no ValueError, which is the stream's fault, but ended the device process."""
+    engine.open("a", SuperResolution(), "incoming", H, W)
+    small = np.ascontiguousarray(frames[:9, ::4, ::4])
+    with pytest.raises(ValueError, match="original of incoming frames"):
+        engine.step("a", small, SuperResolution(), CONFIG, panels=("original", "restored"))
+
+
 def test_what_a_mask_loses_is_no_measurement(engine, frames):
     """Whatever comes in where the mask is black, picture and residual are the same."""
     op = Inpainting()

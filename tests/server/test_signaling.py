@@ -45,6 +45,7 @@ BAD_FIELDS = [
     ({"panels": []}, "panels"),
     ({"panels": ["restored"] * 9}, "panels"),
     ({"panels": ["restaured"]}, "restaured"),
+    ({"mode": "incoming", "panels": ["original", "restored"]}, "original in mode simulate only"),
     ({"seed": -1}, "seed"),
     ({"model": "huge"}, "huge"),
     ({"colour": "red"}, "colour"),
