@@ -156,8 +156,10 @@ class WarmUp:
 def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> WarmUp:
     """Restores chunks of `size` (width, height) on a stream of its own, and tells what the last two took.
 
-    Before them the cache fills, and whatever compiles for each of its fillings does so.
+    Before them the cache fills, and whatever compiles for each of its fillings does so. Later chunks are not guided,
+    wherever the calendar of `solver` falls: one that is guided costs a few times as much, and admission knows that.
     """
+    solver = solver.model_copy(update={"reinject_every": 0, "reinject_residual": 0.0})
     width, height = size
     before = held_bytes(engine)
     operator = SuperResolution()

@@ -122,6 +122,21 @@ def test_warm_up_measures_a_chunk_whose_cache_is_full(engine, monkeypatch):
     assert rungs == ["full"] * 6 + ["x_init"]
 
 
+@pytest.mark.parametrize("settled", [2, 7])
+def test_warm_up_measures_a_chunk_that_is_not_guided(engine, monkeypatch, settled):
+    """A window of 21 is full at chunk 7, which the usual calendar guides: a cost far too high was admitted by."""
+    guided, step = [], engine.step
+
+    def spy(*args):
+        guided.append((result := step(*args)).guided)
+        return result
+
+    monkeypatch.setattr(engine, "step", spy)
+    monkeypatch.setattr(type(engine.model.denoiser), "chunks_to_settle", settled)
+    warm_up(engine, SolverConfig(num_steps=1, reinject_every=7 if settled == 7 else 1), (WIDTH, HEIGHT))
+    assert guided == [True] + [False] * (settled + 1)
+
+
 def test_warm_up_measures_a_later_chunk_and_leaves_no_stream(engine):
     for _ in range(2):
         cost = warm_up(engine, SolverConfig(num_steps=1), (WIDTH, HEIGHT))
