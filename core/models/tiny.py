@@ -162,12 +162,23 @@ class TinyDenoiser(nn.Module):
         x = unfold(self.from_eighth(x)) + skip
         for block in self.up_blocks:
             x = block(x, e, None)
-        out = F.pixel_shuffle(self.out(x).flatten(0, 1).permute(0, 3, 1, 2), 4)
-        out = out.unflatten(0, look.base.shape[:2])  # [B, T, 4, H, W]
-        x = torch.addcmul(look.base + out[:, :, :3], out[:, :, 3:4], look.hint - look.base)
-        for source, gate in zip(look.moved.unbind(1), out[:, :, 4:].split(1, 2), strict=True):
-            x = x.addcmul(gate, source - look.base)
-        return x
+        return self.gate(look, x)
+
+    def gate(self, look: Look, x: Tensor) -> Tensor:
+        """The base, corrected by what the features x [B, T, h4, w4, C] say, with the gates' share of hint and moved.
+
+        Frame by frame, as its many full-size sums then stay in the processor's cache.
+        """
+        frames = []
+        parts = [part.flatten(0, 1) for part in (x, look.base, look.hint, *look.moved.unbind(1))]
+        for features, base, *sources in zip(*parts, strict=True):
+            out = torch.addmm(self.out.bias[:, None], self.out.weight, features.flatten(0, 1).T)  # [C 4 4, h4 w4]
+            out = F.pixel_shuffle(out.unflatten(1, features.shape[:2]), 4)
+            frame = base + out[:3]
+            for gate, source in zip(out[3:], sources, strict=True):
+                frame = frame.addcmul(gate, source - base)
+            frames.append(frame)
+        return torch.stack(frames).view_as(look.base)
 
     def see(self, look: Look) -> Tensor:
         """Features at 1/4 resolution: the stem looks at base, at hint, noisy and moved, less the base, and at the mask.

@@ -42,19 +42,19 @@ def aligned(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     pictures = interleaved(x)
     masks = None if mask is None else mask.expand(T, 1, H, W)[:, 0].float().cpu().numpy()
     greys, search = [grey(picture) for picture in pictures], new_search()
-    moved = np.empty((SOURCES, T, H, W, 3), np.float32)
+    moved = np.empty((SOURCES, T, 3, H, W), np.float32)
     known = np.zeros((1 if masks is None else T, SOURCES, H, W), np.float32)
     for source, step in enumerate((-1, 1)):
         for t in range(T):
             neighbour = t + step
             if not 0 <= neighbour < T:
-                moved[source, t] = pictures[t]
+                cv2.split(pictures[t], [*moved[source, t]])
                 continue
             places = places_of(search.calc(greys[t], greys[neighbour], None), H, W)
-            warp(pictures[neighbour], places, moved[source, t])
+            cv2.split(warp(pictures[neighbour], places), [*moved[source, t]])
             if masks is not None:
-                warp(masks[neighbour], places, known[t, source])
-    return torch.from_numpy(moved).permute(0, 1, 4, 2, 3).to(x.device), torch.from_numpy(known).to(x.device)
+                known[t, source] = warp(masks[neighbour], places)
+    return torch.from_numpy(moved).to(x.device), torch.from_numpy(known).to(x.device)
 
 
 def new_search() -> cv2.DISOpticalFlow:
@@ -89,9 +89,9 @@ def still(height: int, width: int) -> Array:
     return np.stack([columns, rows], -1)
 
 
-def warp(picture: Array, places: Array, out: Array) -> None:
-    """Writes the picture as seen at each pixel's place into `out`: bilinear, its border repeated."""
-    cv2.remap(picture, places, None, cv2.INTER_LINEAR, out, cv2.BORDER_REPLICATE)
+def warp(picture: Array, places: Array) -> Array:
+    """The picture as seen at each pixel's place: bilinear, its border repeated."""
+    return np.asarray(cv2.remap(picture, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
 
 
 def interleaved(x: Tensor) -> Array:
