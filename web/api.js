@@ -1,10 +1,10 @@
 /** HTTP to the server; its error JSON becomes one exception. Knows no page and no WebRTC. */
 
 export class ServerError extends Error {
-  /** `status` 0 means that no answer came. `retryAfter` in seconds, or null. */
-  constructor(status, { code = "unknown", message, retryable = false }, retryAfter = null) {
+  /** `status` 0 means that no answer came. `retryAfter` in seconds, or null; `queue` is the place in line, or null. */
+  constructor(status, { code = "unknown", message, retryable = false }, retryAfter = null, queue = null) {
     super(message);
-    Object.assign(this, { name: "ServerError", status, code, retryable, retryAfter });
+    Object.assign(this, { name: "ServerError", status, code, retryable, retryAfter, queue });
   }
 }
 
@@ -36,7 +36,7 @@ async function call(method, path, { body, signal } = {}) {
   if (response.ok) return answer;
   const error = answer?.error ?? { message: `The server answered ${response.status} to ${method} ${path}.` };
   const wait = Number.parseFloat(response.headers.get("Retry-After"));
-  throw new ServerError(response.status, error, Number.isFinite(wait) ? wait : null);
+  throw new ServerError(response.status, error, Number.isFinite(wait) ? wait : null, answer?.queue);
 }
 
 function headers(body) {

@@ -218,10 +218,14 @@ function setState(state, detail) {
   const words = describeState(state, detail);
   $("#status").dataset.state = state;
   if ($("#status span").textContent !== words.pill) $("#status span").textContent = words.pill;
+  $("#status").title = words.why ?? "";
   $("#wait").hidden = !words.wait;
   $("#wait p").textContent = words.wait ?? "";
+  const focused = document.activeElement;
   $("#cover").hidden = running();
   $("#stop").hidden = !running();
+  $("#figures").dataset.past = !running() && figures.latest !== null;
+  if (focused === $("#start") || focused === $("#stop")) $(running() ? "#stop" : "#start").focus(); // the other one has gone
   if (state === "waiting") showSource();
 }
 
@@ -325,6 +329,7 @@ function fitMask({ width, height }) {
 /** The mask can be drawn where one picture fills the screen. */
 function showMask() {
   $("#mask").hidden = $("#operator").value !== "mask" || view.mode === "side";
+  $("#mask-text").textContent = view.mode === "side" ? "To draw, choose Wipe or Single under the picture." : "Draw on the picture what the video has lost.";
 }
 
 // ---- the picture ----------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ export class Figures {
     const server = this.chunks.last("latency_ms");
     const network = (this.network.last("jitter") ?? 0) + (this.network.last("rtt") ?? 0);
     const fill = this.latest?.ms?.fill;
-    this.#text("latency", server === null ? "–" : `${((server + network) / 1000).toFixed(2)} s`, fill ? `of it ${(fill / 1000).toFixed(2)} s to fill a chunk` : "input to output");
+    this.#text("latency", server === null ? "–" : `${((server + network) / 1000).toFixed(2)} s`, fill ? `${(fill / 1000).toFixed(2)} s of it to fill a chunk` : "input to output");
     this.#spark("latency", [{ points: this.chunks.series("latency_ms", now), name: "main" }], 200);
   }
 

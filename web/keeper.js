@@ -22,6 +22,7 @@ export class Keeper {
     this.events = events;
     this.session = null;
     this.lost = null; // a session without a connection, which the server still keeps
+    this.ticket = null; // the place in line before a full server, which forgets it by itself
     this.abort = null;
   }
 
@@ -83,7 +84,13 @@ export class Keeper {
     const { onState } = this.events;
     await ready(signal, onState);
     onState("connecting", {});
-    await session.open(this.source.stream, request(), signal);
+    try {
+      await session.open(this.source.stream, { ...request(), queue: true, ...(this.ticket && { ticket: this.ticket }) }, signal);
+    } catch (error) {
+      this.ticket = error.queue?.ticket ?? this.ticket;
+      throw error;
+    }
+    this.ticket = null;
     onState("connected", { resumed: false });
   }
 

@@ -11,7 +11,7 @@ const TITLES = {
 
 const TEXTS = {
   super_resolution: "The picture is small: each pixel is the mean of a square. Restoring makes it large again.",
-  inpainting: "Most pixels are lost at random places. Restoring fills them in.",
+  inpainting: "Pixels are lost at random places. Restoring fills them in.",
   gaussian_blur: "The picture is out of focus. Restoring sharpens it.",
   temporal_average: "Each frame is the mean of several: motion smears. Restoring freezes it.",
   spatio_temporal_average: "Small and smeared at once: cheap, slow video.",

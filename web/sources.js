@@ -52,9 +52,9 @@ async function ask(what, open) {
 
 function refusal(what, error) {
   const reasons = {
-    NotAllowedError: `The browser did not allow the ${what}. Allow it in the address bar, then start again.`,
+    NotAllowedError: `The browser did not allow the ${what}. Allow it in the address bar, then try again.`,
     NotFoundError: `There is no ${what} on this machine.`,
-    NotReadableError: `Another program uses the ${what}. Close it there, then start again.`,
+    NotReadableError: `Another program uses the ${what}. Close it there, then try again.`,
   };
   return reasons[error.name] ?? `The ${what} did not open: ${error.message}.`;
 }

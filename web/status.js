@@ -1,7 +1,13 @@
 /** The states of the page in words. Pure. */
 
-/** Text for the pill in the header and for the picture while it waits: `{pill, wait}`; no `wait` when pictures move. */
-export function describeState(state, { reason, seconds, refused, lost, resumed, problem } = {}) {
+const SIMPLER = ["one_step", "x_init"];
+const SLOW = "The device is too slow for full quality at the moment. A smaller size needs less of it.";
+
+/**
+ * Text for the pill in the header, which is read out and so counts no seconds, and for the picture while it waits:
+ * `{pill, wait, why}`; no `wait` when pictures move, `why` where they are not what they could be.
+ */
+export function describeState(state, { reason, seconds, refused, lost, resumed, problem, rung } = {}) {
   const words = {
     idle: { pill: "Ready" },
     opening: { pill: "Opening the source", wait: "Opening the source…" },
@@ -11,14 +17,20 @@ export function describeState(state, { reason, seconds, refused, lost, resumed, 
     connected: resumed
       ? { pill: "Connected again", wait: "Connected again. The stream goes on with its next chunk." }
       : { pill: "Filling the first chunk", wait: "Connected. The first frames come back when a chunk is filled and restored." },
-    streaming: { pill: "Restoring" },
-    passthrough: { pill: "Passed through, not restored" },
+    streaming: SIMPLER.includes(rung) ? { pill: "Restoring, simplified", why: SLOW } : { pill: "Restoring" },
+    passthrough: { pill: "Passed through, not restored", why: SLOW },
     waiting: refused
-      ? { pill: `Server is full: again in ${seconds} s`, wait: `${sentence(problem)} Trying again in ${seconds} s.` }
-      : { pill: `Reconnecting in ${seconds} s`, wait: `${sentence(problem)} ${lost ? "The server keeps the stream for a few seconds. " : ""}Trying again in ${seconds} s.` },
+      ? { pill: "Server is full", wait: `${full(problem)} Trying again in ${seconds} s.` }
+      : { pill: "No connection", wait: `${sentence(problem)} ${lost && problem?.code !== "unreachable" ? "The server keeps the stream for a few seconds. " : ""}Trying again in ${seconds} s.` },
     failed: { pill: "Stopped by an error" },
   };
   return words[state];
+}
+
+/** Whoever is not the next cares for the others in line, not for why the first of them waits. */
+function full({ message, queue }) {
+  if (!queue) return sentence({ message });
+  return queue.position > 1 ? `The server is full. You are number ${queue.position} in line.` : `${sentence({ message })} You are the next in line.`;
 }
 
 /** What a person can do about an error of the server, by its status. */

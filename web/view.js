@@ -45,7 +45,7 @@ export class View {
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     const paint = (now) => {
       if (turn !== this.turn) return;
-      scene.draw(this.context, (now - start) / 1000);
+      scene.draw(this.context, Math.max(0, now - start) / 1000); // a frame's time may lie before its request
       if (!still) requestAnimationFrame(paint);
     };
     requestAnimationFrame(paint);

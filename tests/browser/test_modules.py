@@ -140,6 +140,18 @@ async def test_every_state_of_the_keeper_has_words(ask):
     assert len(set(words)) == len(states) and "undefined" not in " ".join(words)
 
 
+async def test_a_simpler_rung_is_told_with_its_reason(ask):
+    assert await ask("status", "m.describeState('streaming', {rung: 'full'})") == {"pill": "Restoring"}
+    simpler = await ask("status", "m.describeState('streaming', {rung: 'x_init'})")
+    assert simpler["pill"] == "Restoring, simplified" and "too slow" in simpler["why"]
+
+
+async def test_a_server_that_does_not_answer_is_not_said_to_keep_the_stream(ask):
+    words = "m.describeState('waiting', {{problem: {{message: 'x', code: '{}'}}, seconds: 3, lost: true}}).wait"
+    assert "keeps the stream" in await ask("status", words.format("lost"))
+    assert "keeps the stream" not in await ask("status", words.format("unreachable"))
+
+
 async def test_a_sentence_starts_large_and_ends_with_a_stop(ask):
     assert await ask("status", "m.sentence({message: 'all places are taken'})") == "All places are taken."
     assert await ask("status", "m.sentence({message: 'Wait!'})") == "Wait!"

@@ -53,6 +53,10 @@ NOTE_STATES = """globalThis.states = {};
     new MutationObserver(() => (states[document.body.dataset.state] = document.querySelector("#wait p").textContent))
         .observe(document.body, { attributes: true })"""
 """Keeps the words of each state that the page is in, however shortly."""
+DENY = """() => {
+    navigator.mediaDevices.getUserMedia = () => { throw new DOMException("", "NotAllowedError"); };
+}"""
+"""Answers as a person does who says no."""
 MASK = "document.querySelector('#mask').toDataURL()"
 PICTURE = "document.querySelector('#picture').toDataURL()"
 
@@ -146,8 +150,8 @@ async def ask(page, server, expected=200):
         return await answer.json()
 
 
-async def refuse_once(page, pattern, status, code, message, headers=None):
-    error = {"error": {"code": code, "message": message, "retryable": status == 503}}
+async def refuse_once(page, pattern, status, code, message, headers=None, **more):
+    error = {"error": {"code": code, "message": message, "retryable": status == 503}, **more}
     page.excused.append(str(status))
 
     async def refuse(route):
@@ -287,8 +291,9 @@ async def test_a_setting_the_server_refuses_is_told_and_what_is_in_force_is_show
     assert await page.is_visible(ALIVE)
 
 
-async def test_a_mask_that_leaves_nothing_is_taken_back_stroke_by_stroke(running, server):
+async def test_a_mask_that_leaves_nothing_is_taken_back_stroke_by_stroke(running):
     page = running
+    page.excused.append("422")
     strokes = await page.evaluate(MASK)
     await page.fill("#brush", "60")
     await page.evaluate("brush.max = 2000; brush.value = 2000; brush.dispatchEvent(new Event('input'))")
@@ -309,7 +314,7 @@ async def test_a_slider_held_down_asks_for_one_change_at_a_time_and_the_last_is_
     for _ in range(10):
         await page.keyboard.press("ArrowRight")
     async with asyncio.timeout(STREAM_MS / 1000):
-        while (await ask(page, server))["operator"].get("keep") != 0.6:
+        while (await ask(page, server))["operator"].get("keep") != 0.6:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
     assert len(asked) < 10
     assert await page.is_hidden("#notice"), "an old refusal is no news any more"
@@ -492,6 +497,43 @@ async def test_a_full_server_is_asked_again_when_it_said(visit):
         assert "All places are taken. Trying again in 2 s." in await page.inner_text("#wait")
         await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
         assert len(page.sessions) == 1
+
+
+async def test_a_place_in_line_is_told_and_kept(visit):
+    async with visit() as page:
+        queue = {"position": 2, "ticket": "t1cket"}
+        await refuse_once(page, "**/sessions", 503, "full", "1 in line come first", {"Retry-After": "1"}, queue=queue)
+        async with page.expect_request("**/sessions") as first:
+            await page.click("#start")
+        assert (await first.value).post_data_json["queue"] is True
+        async with page.expect_request("**/sessions") as second:
+            await page.wait_for_selector("body[data-state=waiting]")
+            assert "The server is full. You are number 2 in line. Trying again" in await page.inner_text("#wait")
+        assert (await second.value).post_data_json["ticket"] == "t1cket"
+        await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
+
+
+async def test_the_keyboard_stays_at_the_button_that_started_and_stopped(visit):
+    async with visit() as page:
+        await page.focus("#start")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#stop:focus")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#start:focus")
+
+
+async def test_on_a_phone_the_picture_stays_in_sight_of_its_settings_and_of_what_went_wrong(visit):
+    async with visit(viewport={"width": 390, "height": 844}) as page:
+        await page.evaluate("document.querySelector('details').open = true")
+        await page.evaluate("num_steps.scrollIntoView()")
+        assert await page.evaluate("scrollY") > 300
+        assert (await page.locator("#theatre").bounding_box())["y"] == pytest.approx(0, abs=1)
+        await page.evaluate(DENY)
+        await choose(page, "source", "camera")
+        await page.click("#start")
+        await page.wait_for_function("notice.textContent.includes('did not allow the camera')")
+        notice, button = [await page.locator(id).bounding_box() for id in ("#notice", "#start")]
+        assert button["y"] + button["height"] <= notice["y"] < notice["y"] + notice["height"] <= 844
 
 
 async def test_a_cold_model_is_waited_for_and_said(visit):
