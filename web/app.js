@@ -463,6 +463,14 @@ function describeStart() {
     : "The video goes to this server and comes back; nothing is stored.";
 }
 
+function describeMode() {
+  const degrades = chosen("mode") === "simulate";
+  $("#about").textContent = `This page sends a video to the server, which ${degrades ? "degrades it on purpose, " : ""}restores it while it runs, and sends both back.`;
+  $("#mode-text").textContent = degrades
+    ? "The server degrades the video first, so the original is known."
+    : "The video is taken for the degraded one, shrunk where that is a small one. Choose below what really is wrong with it: any other choice makes it worse.";
+}
+
 function listen() {
   $("#start").addEventListener("click", start);
   $("#stop").addEventListener("click", stop);
@@ -484,7 +492,7 @@ function listen() {
   each("view", chooseView);
   each("source", sourceChosen);
   $('input[name="source"][value="file"]').addEventListener("click", () => $("#file").click());
-  each("mode", () => (chooseView(), restart()));
+  each("mode", () => (describeMode(), chooseView(), restart()));
   $("#sound").addEventListener("change", () => (listenToSound(), restart()));
   $("#x_init").addEventListener("change", () => (chooseView(), restart()));
   each("size", () => (fitMask(sizeOf(chosen("size"))), running() ? restart() : attract()));
@@ -522,6 +530,7 @@ async function main() {
   showToken(takeToken());
   setTheme(localStorage.getItem("avis-theme"));
   listen();
+  describeMode();
   chooseView();
   setSplit(0.5);
   attract();

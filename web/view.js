@@ -14,7 +14,8 @@ export function cut(index, count, width, height) {
 
 /** Rows and columns for `count` pictures in a box of `boxWidth` CSS pixels. Pure. */
 export function grid(count, boxWidth) {
-  return boxWidth < 620 ? { columns: 1, rows: count } : { columns: count, rows: 1 };
+  if (boxWidth < 620) return { columns: 1, rows: count };
+  return count === 4 ? { columns: 2, rows: 2 } : { columns: count, rows: 1 };
 }
 
 export class View {

@@ -88,6 +88,7 @@ async def test_panels_lie_side_by_side_in_a_frame(ask):
 async def test_a_narrow_screen_stacks_the_pictures(ask):
     assert await ask("view", "m.grid(3, 360)") == {"columns": 1, "rows": 3}
     assert await ask("view", "m.grid(3, 1000)") == {"columns": 3, "rows": 1}
+    assert await ask("view", "m.grid(4, 1000)") == {"columns": 2, "rows": 2}, "four in a row would be small"
 
 
 @pytest.mark.parametrize("size", ["256x144", "416x240", "832x480"])

@@ -346,6 +346,8 @@ async def test_the_camera_takes_the_place_of_the_scene_in_the_same_session(runni
 async def test_restore_only_takes_the_source_as_the_measurement(visit):
     async with visit() as page:
         await choose(page, "mode", "incoming")
+        assert "degrades" not in await page.inner_text("#about")
+        assert "Choose below what really is wrong with it" in await page.inner_text("#mode-text")
         await choose(page, "source", "camera")
         await start(page)
         restored = await page.text_content("#chunks rect:not(.rung-passthrough) title", timeout=STREAM_MS)
