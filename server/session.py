@@ -205,6 +205,8 @@ class Session:
         self._channel: RTCDataChannel | None = None
         self._reader, self._writer = PictureReader(), PictureWriter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._farewells: list[asyncio.Task[None]] = []
+        """connections that were replaced, as they close: cancelled, they would keep their sockets"""
         self._opened = self._now()
         self._dialled = self._opened
         """when the client's present connection was answered"""
@@ -248,7 +250,7 @@ class Session:
         self._dialled, self._connected, self._last_frame, self._channel = self._now(), None, None, None
         self.ungrounded = True
         self.figures.resumed += 1
-        self._spawn(lost.close())
+        self._farewells.append(asyncio.get_running_loop().create_task(self._hang_up(lost)))
 
     def on_connection(self, pc: PeerConnection, state: str) -> None:
         """A peer connection changed its state; one that was replaced has no say."""
@@ -278,15 +280,14 @@ class Session:
             self.sound.stop()
         if self.recording is not None:
             await asyncio.get_running_loop().run_in_executor(None, self.recording.stop)
+        await asyncio.gather(self._hang_up(self.pc), *self._farewells)
+
+    async def _hang_up(self, pc: PeerConnection) -> None:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self.pc.close()
-        except (
-            TimeoutError,
-            AttributeError,
-            ConnectionError,
-        ) as error:  # a half-negotiated peer cannot close
-            logger.warning("session %s: the peer connection did not close: %r", self.id, error)
+                await pc.close()
+        except (TimeoutError, AttributeError, ConnectionError) as error:  # a half-negotiated peer cannot close
+            logger.warning("session %s: a peer connection did not close: %r", self.id, error)
 
     def drain(self) -> None:
         """The server is about to end: says so, and takes in no more."""

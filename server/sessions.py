@@ -302,6 +302,7 @@ class Sessions:
         self._connect(session, pc, returns=True)
         try:
             answer = await self._negotiate(pc, offer)
+            self.get(session_id)  # it may have ended meanwhile
         except BaseException:
             await pc.close()
             raise

@@ -329,6 +329,25 @@ def dial_anew(session):
     return source, lost
 
 
+async def test_a_session_that_ends_as_it_was_resumed_still_closes_the_connection_before(make):
+    """It was cancelled on the way, and kept its sockets."""
+    session, _, source, _ = make()
+    source.send(0)
+    await until(lambda: session.figures.frames_in == 1)
+    lost = session.pc
+
+    async def close_slowly():
+        await asyncio.sleep(0.05)
+        lost.closed = True
+
+    lost.close = close_slowly
+    session.start(Source())
+    session.resume(Peer())
+    await asyncio.sleep(0)
+    await session.close("the client ended it")
+    assert lost.closed and session.pc.closed
+
+
 async def test_a_resumed_session_masks_what_it_missed_and_its_next_chunk_is_guided(make):
     session, host, source, _ = make(solver=SolverConfig(reinject_every=0))
     source.send(*range(12))

@@ -343,3 +343,21 @@ async def test_unknown_paths_and_methods_have_the_same_form_of_error(http):
 async def test_a_closing_server_takes_no_session(http, offer):
     await http.sessions.close()
     assert (await refused(await http.post("/sessions", json=offer), 503))["code"] == "shutting_down"
+
+
+async def test_a_session_that_ends_while_it_is_resumed_leaves_no_connection(http, offer, monkeypatch):
+    """Nobody closed the new connection, which lived as long as its client liked."""
+    sessions, made = http.sessions, []
+    session_id = (await (await http.post("/sessions", json=offer)).json())["id"]
+    negotiate = sessions._negotiate
+
+    async def negotiate_slowly(pc, offer):
+        made.append(pc)
+        answer = await negotiate(pc, offer)
+        sessions.end(session_id, "it was silent for too long")
+        return answer
+
+    monkeypatch.setattr(sessions, "_negotiate", negotiate_slowly)
+    reply = await http.post("/sessions", json={**offer, "resume": session_id})
+    assert reply.status == 404
+    assert [pc.signalingState for pc in made] == ["closed"]
