@@ -130,6 +130,10 @@ class Admission:
     """when a chunk of a kind that was calibrated came last"""
     _tries: int = 1
     """doubled by each chunk on x_init that was too slow, 1 again after one that was not"""
+    _model_slowness: float = float("inf")
+    """that of the last chunk which the model had a part in"""
+    _low_since: float = float("-inf")
+    """since when all chunks were on x_init, and in time"""
     _busy_since: float = float("-inf")
     """when the first of the open sessions came"""
     _open: dict[str, _Open] = field(default_factory=dict)
@@ -156,11 +160,16 @@ class Admission:
         if key not in self._calibrated:
             self._learn(now, key, base, self._prior(workload, rung, guided), error)
         weight = self._weight(now, error) * sqrt(base / self._base(workload, "full", guided))
+        late = seconds > workload.budget
+        if rung == "x_init":
+            self._tries = min(2 * self._tries, MOST_TRIES) if late else 1
+        else:
+            self._model_slowness = seconds / base
+        if rung != "x_init" or late or now - self._measured_at > self.config.memory_of_slowness:
+            self._low_since = now
         self._slowness = slowness * exp(weight * error)
         self._measured_at = now
         self._sure_at = now if key in self._calibrated else self._sure_at
-        if rung == "x_init":
-            self._tries = min(2 * self._tries, MOST_TRIES) if seconds > workload.budget else 1
 
     def slowness(self, now: float) -> float:
         """How much slower the device is than at its warm-up; without news it is trusted again by and by."""
@@ -182,13 +191,23 @@ class Admission:
             return self.slowness(now)
         return self.slowness(now) * float(0.5 ** (silence / memory))
 
+    def _hoped(self, now: float, workload: Workload, rung: Rung, seconds: float) -> float:
+        """`seconds`, or less where only a try can tell: chunks are on x_init alone, and the model's own last one, if
+        there was one, found the device twice as slow as x_init does.
+        """
+        waited = now - max(self._low_since, self._busy_since) > self.config.memory_of_slowness
+        doubted = waited and self.slowness(now) < self._model_slowness / 2
+        if rung == "x_init" or not self._open or not doubted:
+            return seconds
+        return min(seconds, max(seconds / self.config.surprise, workload.period / 2))
+
     def cost(self, now: float, workload: Workload, rung: Rung = "full", guided: bool = False) -> float:
         """Seconds that one chunk on `rung` takes at `now`; 0 for a model of which nothing was measured."""
-        return self._base(workload, rung, guided) * self._pace(now)
+        return self._hoped(now, workload, rung, self._base(workload, rung, guided) * self._pace(now))
 
     def mean_cost(self, now: float, workload: Workload, rung: Rung = "full") -> float:
         """Seconds per chunk on `rung`, the guided ones averaged in."""
-        return self._mean_base(workload, rung) * self._pace(now)
+        return self._hoped(now, workload, rung, self._mean_base(workload, rung) * self._pace(now))
 
     def open(self, session_id: str, workload: Workload, now: float, session_bytes: int = 0) -> None:
         """Counts a session that was admitted."""
@@ -270,8 +289,7 @@ class Admission:
     def _load(self, now: float, rungs: Mapping[str, Rung]) -> float:
         """Fraction of the device's time that the open sessions would take on these rungs."""
         sessions = ((self._open[session_id].workload, rung) for session_id, rung in rungs.items())
-        base = sum(self._mean_base(w, share(rung, w.num_steps)) / w.period for w, rung in sessions)
-        return base * self._pace(now)
+        return sum(self.mean_cost(now, w, share(rung, w.num_steps)) / w.period for w, rung in sessions)
 
     def decide(self, workload: Workload, now: float, session_bytes: int = 0) -> Admit | Refuse:
         """Whether one more session may open: all at full quality, all deadlines held, with reserve.

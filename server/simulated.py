@@ -59,6 +59,8 @@ class SimulatedDevice(Config):
     """what a full, unguided chunk takes"""
     jitter: float = Field(0.0, ge=0)
     """standard deviation of the logarithm of that"""
+    warm_up: dict[Rung, float] = Field({"full": 1.0})
+    """the rungs that warm-up measured, and how many times longer a chunk took then"""
     spells: tuple[SlowSpell, ...] = ()
     deaths: tuple[float, ...] = ()
     """moments at which the device dies with the chunk it works on"""
@@ -196,7 +198,9 @@ class Simulation:
     def _begin(self) -> None:
         for device in self.devices:
             for workload in {client.workload for client in self.clients}:
-                device.admission.calibrate(workload, device.behaviour.seconds)
+                for rung, factor in device.behaviour.warm_up.items():
+                    seconds = device.behaviour.seconds * RATIOS[rung, False] * factor
+                    device.admission.calibrate(workload, seconds, rung)
             for moment in device.behaviour.deaths:
                 self._at(moment, lambda device=device: self._die(device))  # type: ignore[misc]
         for index, client in enumerate(self.clients):

@@ -179,17 +179,62 @@ def test_a_slow_device_still_restores_what_it_can():
 
 
 def test_a_device_that_was_slow_only_while_it_warmed_up_comes_to_full_quality():
-    simulation = Simulation([SimulatedDevice(seconds=0.1, jitter=0.1)], clients(2), seed=3)
-    begin = simulation._begin
-
-    def begin_slowly():
-        begin()
-        for workload in {client.workload for client in simulation.clients}:
-            simulation.devices[0].admission.calibrate(workload, 16.0)
-
-    simulation._begin = begin_slowly
-    record = simulation.run(60)[0]
+    device = SimulatedDevice(seconds=0.1, jitter=0.1, warm_up={"full": 160})
+    record = Simulation([device], clients(2), seed=3).run(60)[0]
     assert record.rung_at(60) == "full"
+
+
+def full_after(device, sessions, moment=0.0, end=150.0):
+    """Seconds from `moment` until every one of some equal sessions is at full quality and stays there."""
+    workload = Workload(model="simulated", width=416, height=240, budget=1.0)
+    crowd = [SimulatedClient(workload=workload, joins=0.3 * i) for i in range(sessions)]
+    records = Simulation([device], crowd, places=True).run(end)
+    assert all(record.latencies for record in records)
+    return max(when for r in records for when, rung in [(0.0, "none"), *r.rungs] if rung != "full") - moment
+
+
+SIZES = [(1, 0.1), (1, 0.3), (2, 0.15), (4, 0.08)]
+"""sessions and seconds of a chunk, of loads that a device carries at full quality with ease"""
+
+
+@pytest.mark.parametrize(("full", "x_init"), [(2, 2), (5, 5), (10, 10), (30, 30), (2, 1), (5, 1), (10, 1)])
+@pytest.mark.parametrize(("sessions", "seconds"), SIZES)
+def test_a_device_that_was_slow_as_it_warmed_up_is_at_full_quality_within_ten_seconds(sessions, seconds, full, x_init):
+    """Where a full chunk was measured five times too slow and x_init was not, no session ever left x_init."""
+    device = SimulatedDevice(seconds=seconds, jitter=0.1, warm_up={"full": full, "x_init": x_init})
+    assert full_after(device, sessions) < 10  # 7.7 at most
+
+
+@pytest.mark.parametrize(("sessions", "seconds"), SIZES)
+def test_after_a_minute_ten_times_too_slow_full_quality_is_back_in_five_seconds(sessions, seconds):
+    spells = (SlowSpell(start=30, end=90, factor=10),)
+    device = SimulatedDevice(seconds=seconds, jitter=0.1, warm_up={"full": 1, "x_init": 1}, spells=spells)
+    assert 0 < full_after(device, sessions, moment=90) < 5  # 2.5 at most
+
+
+@pytest.mark.parametrize(("sessions", "seconds"), SIZES)
+def test_x_init_that_always_takes_three_times_its_warm_up_keeps_no_session_low(sessions, seconds):
+    """After a slow minute, x_init alone told how slow the device was: three times, for ever."""
+    spells = (SlowSpell(start=30, end=90, factor=10),)
+    device = SimulatedDevice(seconds=seconds, jitter=0.1, warm_up={"full": 1, "x_init": 1 / 3}, spells=spells)
+    assert full_after(device, sessions, moment=90) < 10  # 6.2 at most
+
+
+def test_without_a_doubt_about_warm_up_sessions_would_stay_on_x_init(monkeypatch):
+    """The tests above can fail."""
+    monkeypatch.setattr(Admission, "_hoped", lambda self, now, workload, rung, seconds: seconds)
+    device = SimulatedDevice(seconds=0.3, jitter=0.1, warm_up={"full": 10, "x_init": 1})
+    assert full_after(device, 1) > 140
+
+
+@pytest.mark.parametrize("seconds", [1.5, 2.0, 3.0, 5.0, 20.0])
+def test_a_device_that_is_as_slow_as_warm_up_found_it_is_tried_once_and_not_again(seconds):
+    device = SimulatedDevice(seconds=seconds, jitter=0.05, warm_up={"full": 1, "x_init": 0.25})
+    workload = Workload(model="simulated", width=416, height=240, budget=1.0)
+    record = Simulation([device], [SimulatedClient(workload=workload)]).run(600)[0]
+    tried = [when for when, rung in record.rungs if rung not in ("x_init", "passthrough")]
+    assert len(tried) <= 1
+    assert all(when < 20 for when in tried)
 
 
 def test_sessions_beyond_what_the_device_carries_are_refused_and_the_rest_keep_full_quality():
