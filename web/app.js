@@ -258,9 +258,9 @@ function showRestored() {
 
 /** Brings the page's settings into force. One request is on its way at a time: a slider held down asks for where it is by then. */
 async function change() {
-  $("#applies").textContent = "";
   if (page.changing) return;
   page.changing = true;
+  $("#applies").textContent = "";
   try {
     while (await changeOnce());
   } finally {
@@ -274,15 +274,19 @@ async function changeOnce() {
   const wish = settings();
   const what = session?.id ? difference(wish, page.inForce) : {};
   if (!Object.keys(what).length) return false;
+  $("#applies").textContent = "being asked for…";
   try {
     const from = await session.change(what);
-    if (session !== keeper.session) return true;
+    const lasts = session === keeper.session;
+    $("#applies").textContent = lasts ? `from chunk ${from}` : "";
+    if (!lasts) return true; // the next one may have begun with something else
     page.inForce = wish;
-    $("#applies").textContent = `from chunk ${from}`;
     hideNotice();
   } catch (error) {
+    $("#applies").textContent = "";
     if (!(error instanceof ServerError)) throw error;
-    if (session !== keeper.session || error.status === 404) return false;
+    if (session !== keeper.session) return true;
+    if (error.status === 404) return false; // it has just ended, which the keeper is about to hear
     if (same(wish, settings())) takeBack(wish, error);
   }
   return true;
