@@ -27,9 +27,9 @@ def read_clip(path: Path) -> Clip:
 
 
 def halve(clip: Clip) -> Clip:
-    """The clip at half its size, by area."""
-    x = torch.from_numpy(clip).permute(0, 3, 1, 2)
-    halved = torch.cat([F.avg_pool2d(part.float(), 2).round().byte() for part in x.split(16)])
+    """The clip at half its size, by area; it may lie in a file, and a few frames of it are read at a time."""
+    parts = (torch.tensor(clip[start : start + 16]).permute(0, 3, 1, 2) for start in range(0, len(clip), 16))
+    halved = torch.cat([F.avg_pool2d(part.float(), 2).round().byte() for part in parts])
     return halved.permute(0, 2, 3, 1).contiguous().numpy()
 
 
@@ -153,7 +153,7 @@ class Clips:
         start = rng.randint(0, len(clip) - frames * step)
         top, left = rng.randint(0, clip.shape[1] - height), rng.randint(0, clip.shape[2] - width)
         crop = clip[start : start + frames * step : step, top : top + height, left : left + width]
-        x = torch.from_numpy(np.ascontiguousarray(crop)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = torch.tensor(crop).permute(0, 3, 1, 2).float() / 127.5 - 1
         if rng.random() < 0.5:
             x = x.flip(3)
         if rng.random() < 0.15:

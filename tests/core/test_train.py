@@ -2,12 +2,13 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from core.models.tiny import TinyCache, TinyConfig
 from core.models.tiny_load import build
-from core.training.data import Clips, procedural
+from core.training.data import Clips, cached, halve, procedural
 from core.training.train import draw_lost, draw_sample, loss_of, remember_prefix, restore
 
 KINDS = {"super_resolution", "inpainting", "gaussian_blur", "temporal_average", "spatio_temporal_average"}
@@ -17,6 +18,16 @@ KINDS = {"super_resolution", "inpainting", "gaussian_blur", "temporal_average", 
 def clips():
     rng = random.Random(0)
     return Clips([(1.0, [procedural(64, 128, 160, rng) for _ in range(2)])])
+
+
+def test_clips_that_lie_in_files_are_read_without_a_warning(tmp_path):
+    """A mapped clip cannot be written to, which torch warns of where it shares its memory."""
+    clip = procedural(40, 64, 96, random.Random(0))
+    mapped = cached(tmp_path / "clip.npy", lambda: clip)
+    assert not mapped.flags.writeable
+    assert np.array_equal(halve(mapped), halve(clip))
+    drawn = [Clips([(1.0, [source])]).draw(9, 64, 96) for source in (mapped, clip)]
+    assert torch.equal(*drawn)
 
 
 @pytest.mark.parametrize("latents, opening", [(1, False), (3, True), (3, False)])
