@@ -10,11 +10,16 @@ class UsageError(ValueError):
 
 
 def explain(error: ValidationError) -> str:
-    """The first fault of a rejected configuration: which setting, what was expected, what was found."""
+    """The first fault of a rejected configuration: which setting, what was expected, what was found.
+
+    Of settings that do not go together only the sentence: all that was given may hold a secret.
+    """
     fault = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in fault["loc"]) or "settings"
+    name = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     found = repr(fault["input"])
     expected = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return f"{name}: {expected}" if name else expected
     return f"{name}: {expected}, found {found if len(found) < 80 else found[:76] + '...'}"

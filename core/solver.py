@@ -30,8 +30,8 @@ def untimed(name: str) -> AbstractContextManager[None]:
 
 
 class SolverConfig(Config):
-    t0: float = Field(0.1, ge=0, le=1)
-    """start time of the reverse diffusion (Eq. 10)"""
+    t0: float = Field(0.1, ge=0, lt=1)
+    """start time of the reverse diffusion (Eq. 10); at 1 nothing of x_init would be left"""
     num_steps: int = Field(0, ge=0, le=8)
     """denoising steps per chunk, K; 0 takes the model's own number"""
     reinject_every: int = Field(7, ge=0)

@@ -10,7 +10,15 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, PlainSerializer, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    DirectoryPath,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from core.errors import UsageError, explain
@@ -196,6 +204,17 @@ class Settings(BaseSettings):
 
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
     """least severity that is logged"""
+
+    @model_validator(mode="after")
+    def _serves_somebody(self) -> Settings:
+        """Refuses what would refuse every session later."""
+        if self.fps > self.max_fps:
+            raise ValueError(f"fps, {self.fps:g}, is above max_fps, {self.max_fps:g}")
+        if self.min_side**2 > self.max_pixels:
+            raise ValueError(f"a square of min_side, {self.min_side}, has more than max_pixels, {self.max_pixels}")
+        if self.ice_relay and not any(url.startswith("turn") for url in self.ice_servers):
+            raise ValueError("ice_relay needs a TURN server among ice_servers")
+        return self
 
     @classmethod
     def settings_customise_sources(

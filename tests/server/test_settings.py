@@ -53,6 +53,24 @@ def test_a_list_is_text_with_commas_or_json_from_the_environment_and_the_command
         read_settings()
 
 
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"fps": "60"}, "setting fps, 60, is above max_fps, 30"),
+        (
+            {"min_side": 512, "max_pixels": 100_000},
+            "setting a square of min_side, 512, has more than max_pixels, 100000",
+        ),
+        ({"ice_relay": True, "ice_servers": ("stun:a",)}, "setting ice_relay needs a TURN server"),
+    ],
+)
+def test_settings_with_which_every_session_would_fail_are_refused_at_once(given, words):
+    """And in a sentence without all that was given, which held the token."""
+    with pytest.raises(UsageError) as refused:
+        read_settings(token="secret", **given)
+    assert str(refused.value).startswith(words) and "secret" not in str(refused.value)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"none\.toml"):
         read_settings(tmp_path / "none.toml")

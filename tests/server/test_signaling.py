@@ -41,6 +41,7 @@ BAD_FIELDS = [
     ({"solver": {"gamma": float("inf")}}, "gamma"),
     ({"solver": {"num_steps": 99}}, "num_steps"),
     ({"solver": {"steps": 1}}, "steps"),
+    ({"solver": {"t0": 1}}, "t0"),
     ({"solver": [1]}, "solver"),
     ({"panels": []}, "panels"),
     ({"panels": ["restored"] * 9}, "panels"),
