@@ -1,7 +1,8 @@
 """One WebRTC client of a load test: sends numbered frames, reads the numbers of those that come back.
 
-Run as `python -m server.client`; the first line of standard input is its ClientConfig. It ends when its time
-is over or standard input closes, and tells what it sees on standard output, one JSON object a line.
+Run as `python -m server.client`; the first line of standard input is its ClientConfig, and at the second it
+connects. It ends when its time is over or standard input closes, and tells what it sees on standard output,
+one JSON object a line.
 """
 
 from __future__ import annotations
@@ -349,6 +350,10 @@ async def main() -> None:
     config = ClientConfig.model_validate_json(await lines.readline())
     vpx.DEFAULT_BITRATE = config.bitrate  # read by aiortc when it makes the encoder of this process
     vpx.MAX_BITRATE = max(vpx.MAX_BITRATE, config.bitrate)
+    footage = footage_of(config)
+    tell({"event": "ready"})
+    if not await lines.readline():
+        return  # closed before it was told to connect
     stop = asyncio.Event()
 
     async def until_closed() -> None:
@@ -356,7 +361,6 @@ async def main() -> None:
         stop.set()
 
     closing = asyncio.ensure_future(until_closed())
-    footage = footage_of(config)
     try:
         if not config.visits:
             await session(config, footage, stop)

@@ -13,8 +13,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,16 @@ class LoadClient:
             self.tally.take(json.loads(line))
         self.tally.exit_code = await self.process.wait()
 
+    async def tell(self, line: str) -> None:
+        """One that has ended hears nothing: its exit code says so."""
+        assert self.process.stdin is not None, "the client's standard input is a pipe"
+        self.process.stdin.write(line.encode() + b"\n")
+        with suppress(ConnectionError):
+            await self.process.stdin.drain()
+
+    async def connect(self) -> None:
+        await self.tell("connect")
+
     async def end(self, patience: float) -> None:
         """Asks the client to end, waits, and kills it if it does not."""
         assert self.process.stdin is not None, "the client's standard input is a pipe"
@@ -104,15 +114,19 @@ class LoadTest:
         return self.outcome
 
     async def overloaded(self, sessions: int) -> Outcome:
-        """One session that is alone, then with the others at once, then alone again; each for `base.seconds`."""
+        """One session that is alone, then with the others at once, then alone again; each for `base.seconds`.
+
+        All client processes start before anything is measured: that takes seconds of this machine's time.
+        """
         seconds = self.base.seconds
         async with self._running():
-            [stays] = await self._start_good(1, seconds=3 * seconds + 2 * STARTUP)
-            await self._opened(stays)
+            stays = await self._spawn(0, seconds=3 * seconds + 2 * STARTUP)
+            crowd = [await self._spawn(index, seconds=seconds + STARTUP) for index in range(1, sessions)]
+            for client in (stays, *crowd):
+                await self._until(client, lambda tally: tally.ready)
+            await self._connect([stays])
             await self._watched("alone", seconds)
-            crowd = await self._start_good(sessions - 1, seconds=seconds + STARTUP, first=1)
-            for client in crowd:
-                await self._opened(client)
+            await self._connect(crowd)
             await self._watched("crowd", seconds)
             self.outcome.relieved = time.monotonic()
             await asyncio.gather(*(client.end(self.base.linger + 5) for client in crowd))
@@ -158,10 +172,18 @@ class LoadTest:
                     break
         return self.outcome
 
-    async def _start_good(self, sessions: int, first: int = 0, **changes: Any) -> list[LoadClient]:
-        clients = [await self._start(first + index, **changes) for index in range(sessions)]
+    async def _start_good(self, sessions: int, **changes: Any) -> list[LoadClient]:
+        clients = [await self._start(index, **changes) for index in range(sessions)]
         self.outcome.clients += [client.tally for client in clients]
         return clients
+
+    async def _connect(self, clients: list[LoadClient]) -> None:
+        """Has well-behaved clients that were spawned connect, at once, and waits for their first frames."""
+        self.outcome.clients += [client.tally for client in clients]
+        for client in clients:
+            await client.connect()
+        for client in clients:
+            await self._opened(client)
 
     async def _phase(self, index: int, behaviour: Misbehaviour) -> None:
         """One client more for a while, and what the others saw meanwhile. One that vanishes does so half way."""
@@ -181,6 +203,12 @@ class LoadTest:
         self.outcome.phases.append({"companion": companion, **seen})
 
     async def _start(self, index: int, **changes: Any) -> LoadClient:
+        client = await self._spawn(index, **changes)
+        await client.connect()
+        return client
+
+    async def _spawn(self, index: int, **changes: Any) -> LoadClient:
+        """Starts a client process, which connects when it is told to."""
         config = self.base.model_copy(update={"tag": index % 256, **changes})
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -192,16 +220,18 @@ class LoadTest:
         client = LoadClient(f"session {index + 1}", process, Tally(tag=config.tag, fps=config.fps))
         self._clients.append(client)
         client.reading = asyncio.create_task(client.read())
-        assert process.stdin is not None, "the client's standard input is a pipe"
-        process.stdin.write(config.model_dump_json().encode() + b"\n")
-        await process.stdin.drain()
+        await client.tell(config.model_dump_json())
         return client
 
     async def _opened(self, client: LoadClient) -> bool:
         """Waits until a client's first frame is back; false when it never comes."""
+        return await self._until(client, lambda tally: bool(tally.frames))
+
+    @staticmethod
+    async def _until(client: LoadClient, reached: Callable[[Tally], bool]) -> bool:
         deadline = time.monotonic() + STARTUP
         while time.monotonic() < deadline and not client.tally.over:
-            if client.tally.frames:
+            if reached(client.tally):
                 return True
             await asyncio.sleep(0.1)
         return False

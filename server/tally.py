@@ -63,6 +63,8 @@ class Tally:
     """(when, report) of each chunk, from the data channel"""
     refusal: str | None = None
     failure: str | None = None
+    ready: bool = False
+    """whether its process has started and waits to connect"""
     opened: float | None = None
     last: int | None = None
     """number of the last frame that counts"""
@@ -80,6 +82,8 @@ class Tally:
     def take(self, line: dict[str, Any]) -> None:
         """Takes in one line."""
         match line["event"]:
+            case "ready":
+                self.ready = True
             case "opened":
                 self.opened = line["at"]
             case "frames":

@@ -9,6 +9,7 @@ import threading
 
 import av
 import numpy as np
+import psutil
 import pytest
 from aiohttp import web
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -48,6 +49,8 @@ class EchoServer:
         self.chunks_every, self.reporting = chunks_every, []
         self.connections, self.tracks = [], []
         self.deleted = 0
+        self.processes = []
+        """client processes at the time of each session's opening"""
         self.device = None
 
     def app(self):
@@ -74,6 +77,7 @@ class EchoServer:
 
     async def open(self, request):
         body = await request.json()
+        self.processes.append(len(psutil.Process().children()))
         if len(self.connections) >= self.places:
             error = {"code": "full", "message": "no place is left", "retryable": True}
             return web.json_response({"error": error}, status=503, headers={"Retry-After": "7"})
@@ -266,8 +270,10 @@ def test_one_command_tells_what_a_bad_client_costs_the_others(tmp_path, serve, c
 
 def test_one_command_tells_what_a_crowd_costs_and_when_quality_is_back(tmp_path, serve, capsys):
     options = ("--sessions", "2", "--overload", "--seconds", "2", "--size", "256x144")
-    code, result = loadtest(tmp_path, serve(EchoServer(chunks_every=0.5)), *options)
+    server = EchoServer(chunks_every=0.5)
+    code, result = loadtest(tmp_path, serve(server), *options)
     assert code == 0
+    assert server.processes == [2, 2], "the crowd's processes started while latency was measured"
     overload = result["overload"]
     assert [phase["companion"] for phase in overload["phases"]] == ["alone", "crowd"]
     alone, crowd = (phase["p95_ms"] for phase in overload["phases"])
