@@ -5,6 +5,7 @@ Memory alone is the wrong signal: a device with half of its memory free may have
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import exp, log, sqrt
@@ -96,6 +97,7 @@ ON_CALENDAR: tuple[Rung, ...] = ("full", "one_step")
 """The rungs on which the calendar guides."""
 
 MOST_TRIES = 16
+"""times as long as at first that a device is left alone, at most, where it was tried in vain"""
 
 LEARNED, FORGOTTEN = 0.2, 0.05
 """shares of what a chunk took beside what was expected that are taken into the cost of its kind, and given back"""
@@ -137,7 +139,8 @@ class Admission:
     _busy_since: float = float("-inf")
     """when the first of the open sessions came"""
     _open: dict[str, _Open] = field(default_factory=dict)
-    _lifetimes: list[float] = field(default_factory=list)
+    _lifetimes: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    """seconds that the last sessions were open"""
 
     def calibrate(self, workload: Workload, seconds: float, rung: Rung = "full", guided: bool = False) -> None:
         """Sets what a chunk takes on the undisturbed device, as warm-up measured it."""
@@ -160,24 +163,30 @@ class Admission:
         if key not in self._calibrated:
             self._learn(now, key, base, self._prior(workload, rung, guided), error)
         weight = self._weight(now, error) * sqrt(base / self._base(workload, "full", guided))
-        late = seconds > workload.budget
-        if rung == "x_init":
-            self._tries = min(2 * self._tries, MOST_TRIES) if late else 1
-        else:
-            self._model_slowness = seconds / base
-        if rung != "x_init" or late or now - self._measured_at > self.config.memory_of_slowness:
-            self._low_since = now
+        self._note(now, rung, seconds / base, seconds > workload.budget)
         self._slowness = slowness * exp(weight * error)
         self._measured_at = now
         self._sure_at = now if key in self._calibrated else self._sure_at
 
+    def _note(self, now: float, rung: Rung, slowness: float, late: bool) -> None:
+        """Keeps what tells whether a try is worth its while: of x_init after a silence, of the model after x_init."""
+        if rung == "x_init":
+            self._tries = min(2 * self._tries, MOST_TRIES) if late else 1
+        else:
+            self._model_slowness = slowness
+        if rung != "x_init" or late or now - self._measured_at > self.config.memory_of_slowness:
+            self._low_since = now
+
     def slowness(self, now: float) -> float:
         """How much slower the device is than at its warm-up; without news it is trusted again by and by."""
-        memory = self.config.memory_of_slowness * self._tries
-        silence = max(0.0, now - self._measured_at - memory)
         if self._slowness <= 1:
             return self._slowness
-        return float(1 + (self._slowness - 1) * 0.5 ** (silence / memory))
+        return 1 + (self._slowness - 1) * self._remembered(now, self._measured_at)
+
+    def _remembered(self, now: float, since: float) -> float:
+        """The part of a measurement that still counts: all of it for a while, then half in each such while."""
+        memory = self.config.memory_of_slowness * self._tries
+        return float(0.5 ** (max(0.0, now - since - memory) / memory))
 
     def _pace(self, now: float) -> float:
         """The slowness that rungs are chosen by. It falls while sessions are open and nothing is measured.
@@ -185,11 +194,9 @@ class Admission:
         So a device that was measured too slow for anything is tried again, and not passed by for ever; each
         time in vain it is given twice as long, since a try that is late costs its session latency.
         """
-        memory = self.config.memory_of_slowness * self._tries
-        silence = now - max(self._measured_at, self._busy_since) - memory
-        if not self._open or silence <= 0:
+        if not self._open:
             return self.slowness(now)
-        return self.slowness(now) * float(0.5 ** (silence / memory))
+        return self.slowness(now) * self._remembered(now, max(self._measured_at, self._busy_since))
 
     def _hoped(self, now: float, workload: Workload, rung: Rung, seconds: float) -> float:
         """`seconds`, or less where only a try can tell: chunks are on x_init alone, and the model's own last one, if
@@ -199,7 +206,8 @@ class Admission:
         doubted = waited and self.slowness(now) < self._model_slowness / 2
         if rung == "x_init" or not self._open or not doubted:
             return seconds
-        return min(seconds, max(seconds / self.config.surprise, workload.period / 2))
+        hoped = max(seconds / self.config.surprise, workload.period / 2)  # at half a period one session has room
+        return min(seconds, hoped)
 
     def cost(self, now: float, workload: Workload, rung: Rung = "full", guided: bool = False) -> float:
         """Seconds that one chunk on `rung` takes at `now`; 0 for a model of which nothing was measured."""
@@ -221,7 +229,7 @@ class Admission:
         """Forgets a session; one that is not open is no error."""
         session = self._open.pop(session_id, None)
         if session is not None:
-            self._lifetimes = [*self._lifetimes[-31:], now - session.since]
+            self._lifetimes.append(now - session.since)
 
     def change(self, session_id: str, workload: Workload) -> None:
         """A session's operator or solver changed, and its cost with it."""

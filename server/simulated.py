@@ -304,9 +304,9 @@ class Simulation:
         """The chunk in work is lost; chunks pass by until the device is back, and all streams start anew."""
         device.life += 1
         device.alive = False
-        if device.working is not None:
+        if device.working is not None and device.working.session_id in device.sessions:
             device.sessions[device.working.session_id].record.lost += 1
-            device.working = None
+        device.working = None
         for session in device.sessions.values():
             session.grounded = False
         self._at(self.now + device.behaviour.restart, lambda: self._revive(device))
@@ -370,7 +370,7 @@ class SimulatedProcess:
 
     def _left(self) -> float:
         """Seconds until it dies."""
-        return min((moment for moment in self._behaviour.deaths), default=float("inf")) - self._age()
+        return min(self._behaviour.deaths, default=float("inf")) - self._age()
 
     def _age(self) -> float:
         return asyncio.get_running_loop().time() - self._began

@@ -230,6 +230,25 @@ def test_a_device_that_is_tried_in_vain_is_tried_ever_more_seldom():
     assert admission.room("a", "x_init", now + 3), "one try that went well makes up for all"
 
 
+@pytest.mark.parametrize(("seconds", "hoped"), [(3.0, 0.5), (20.0, 20 / 6), (0.3, 0.3)])
+def test_a_model_that_was_never_tried_is_taken_for_quicker_until_a_chunk_shows_what_it_takes(seconds, hoped):
+    admission = device(seconds)
+    admission.calibrate(SMALL, 0.02, "x_init")
+    admission.open("a", SMALL, 0.0)
+
+    def stay_low(start, chunks=8):
+        for chunk in range(chunks):
+            admission.measure(start + 0.75 * chunk, SMALL, 0.02, "x_init")
+        return start + 0.75 * (chunks - 1)
+
+    assert admission.cost(0.75, SMALL) == pytest.approx(seconds)
+    now = stay_low(0.75)
+    assert admission.cost(now, SMALL) == pytest.approx(hoped)
+    assert isinstance(admission.decide(SMALL, now), Refuse), "no session is let in on a hope"
+    admission.measure(now + 1, SMALL, seconds)
+    assert admission.cost(stay_low(now + 1.75), SMALL) == pytest.approx(seconds)
+
+
 def test_passthrough_tells_nothing_about_the_device():
     admission = device(0.1)
     admission.measure(0.0, SMALL, 0.0, rung="passthrough")

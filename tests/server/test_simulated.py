@@ -269,6 +269,14 @@ def test_a_device_that_dies_costs_a_chunk_and_then_a_guided_opening():
         assert record.rung_at(60) == "full"
 
 
+def test_a_device_may_die_with_a_chunk_whose_session_has_left():
+    """The simulation ended with a KeyError."""
+    device = SimulatedDevice(seconds=0.1, deaths=(0.82,))
+    left, stays = Simulation([device], [SimulatedClient(leaves=0.8), SimulatedClient(joins=1.0)]).run(20)
+    assert (left.lost, stays.lost) == (0, 0)
+    assert stays.rung_at(20) == "full"
+
+
 def test_re_injections_of_sessions_that_open_together_do_not_meet():
     device = SimulatedDevice(seconds=0.05)
     records = Simulation([device], [SimulatedClient() for _ in range(6)]).run(120)
