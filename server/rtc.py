@@ -79,6 +79,8 @@ PROBES, PROBE_CHECKS, PROBE_PADDING = 2, 24, 763
 may have (RFC 8489, 14.14), which whoever answers does not look at"""
 PROBE_PATIENCE = 0.06
 """seconds after one answer that the next of a burst is waited for: one that was lost does not come"""
+TRICKLED = 64
+"""candidates of one connection that are taken after its offer: each has the server send to an address"""
 UDP_HEADERS = 28
 """bytes of UDP and IPv4 around a datagram"""
 
@@ -818,6 +820,7 @@ class PeerConnection(RTCPeerConnection):
     def __init__(self, config: RtcConfig | None = None):
         self.config = config or RtcConfig()
         self._connecting: set[asyncio.Task[Any]] = set()
+        self._trickled = 0
         server = RTCIceServer(list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential)
         servers = [server] if self.config.ice_urls else []
         super().__init__(
@@ -850,8 +853,10 @@ class PeerConnection(RTCPeerConnection):
         return complete_answer(self.localDescription.sdp, options)
 
     async def add_candidates(self, fragment: Fragment, mid: str) -> None:
-        """Takes trickled candidates for the transport that the m-line `mid` is on."""
-        for found in fragment.candidates:
+        """Takes trickled candidates for the transport that the m-line `mid` is on, and none beyond the limit."""
+        taken = fragment.candidates[: TRICKLED - self._trickled]
+        self._trickled += len(taken)
+        for found in taken:
             candidate = RTCIceCandidate(
                 component=1,
                 foundation=found.foundation,

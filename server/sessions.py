@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -301,7 +301,7 @@ class Sessions:
         pc = PeerConnection(rtc_config(self.settings, session.config.fps))
         self._connect(session, pc, returns=True)
         try:
-            answer = await self._negotiate(pc, offer)
+            answer = await negotiate(pc, offer, self.settings)
             self.get(session_id)  # it may have ended meanwhile
         except BaseException:
             await pc.close()
@@ -311,21 +311,10 @@ class Sessions:
 
     async def _answer(self, session: Session, offer: Offer) -> str:
         try:
-            return await self._negotiate(session.pc, offer)
+            return await negotiate(session.pc, offer, self.settings)
         except BaseException:
             await session.close("the offer could not be answered")
             raise
-
-    async def _negotiate(self, pc: PeerConnection, offer: Offer) -> str:
-        options = AnswerOptions(public_address=self.settings.public_ip)
-        try:
-            async with asyncio.timeout(self.settings.offer_timeout):
-                return await pc.answer(offer, options)
-        except TimeoutError as error:
-            message = f"the offer took longer than {self.settings.offer_timeout:g} s to answer"
-            raise Refusal(422, "unsupported_offer", message) from error
-        except NoMediaPort as error:
-            raise Refusal(503, "no_port", str(error), retry_after=5) from error
 
     async def _prepare(self, operator: LinearOperator, size: tuple[int, int] | None) -> None:
         """Has the operator check the size, when it is known; off the loop, since that may take a moment."""
@@ -484,6 +473,21 @@ class Sessions:
         if session.suspect:
             self.end(session.id, "the device was lost twice in a row on its chunks")
         session.suspect = True
+
+
+async def negotiate(
+    pc: PeerConnection, offer: Offer, settings: Settings, tracks: Iterable[MediaStreamTrack] = ()
+) -> str:
+    """The answer to an offer, which sends `tracks`. Raises Refusal, or OfferRefused from the WebRTC stack."""
+    options = AnswerOptions(public_address=settings.public_ip)
+    try:
+        async with asyncio.timeout(settings.offer_timeout):
+            return await pc.answer(offer, options, tracks)
+    except TimeoutError as error:
+        message = f"the offer took longer than {settings.offer_timeout:g} s to answer"
+        raise Refusal(422, "unsupported_offer", message) from error
+    except NoMediaPort as error:
+        raise Refusal(503, "no_port", str(error), retry_after=5) from error
 
 
 def check_solver(values: dict[str, Any]) -> dict[str, Any]:

@@ -241,7 +241,10 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if error.status < 400:
             raise
         count_refusal(request, code_of(error))
-        return error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
+        response = error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
 
 
 @web.middleware

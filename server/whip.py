@@ -21,10 +21,10 @@ from aiohttp import web
 
 from server.broadcast import Broadcast, PlayerTrack
 from server.ice import ice_servers
-from server.rtc import NoMediaPort, PeerConnection
-from server.sdp import AnswerOptions, Offer, OfferRefused, Purpose, SdpLimits, parse_fragment, parse_offer
+from server.rtc import PeerConnection
+from server.sdp import Offer, OfferRefused, Purpose, SdpLimits, parse_fragment, parse_offer
 from server.session import Session, SessionConfig, SessionState
-from server.sessions import Refusal, Sessions, rtc_config
+from server.sessions import Refusal, Sessions, negotiate, rtc_config
 from server.settings import Settings
 from server.signaling import SESSIONS, Handler, read_body, sdp_limits, validate
 
@@ -138,13 +138,9 @@ class Streams:
         stream.players[player.id] = player
         player.deadline = self._spawn(self._expire(stream, player))
         tracks = self._connect(stream, player)
-        options = AnswerOptions(public_address=self.settings.public_ip)
         try:
-            async with asyncio.timeout(self.settings.offer_timeout):
-                answer = await pc.answer(offer, options, tracks)
-        except NoMediaPort as error:
-            await self.leave(stream, player)
-            raise Refusal(503, "no_port", str(error), retry_after=5) from error
+            answer = await negotiate(pc, offer, self.settings, tracks)
+            self.published(name)  # it may have ended meanwhile
         except BaseException:
             await self.leave(stream, player)
             raise

@@ -24,6 +24,7 @@ import server.rtc
 from server.bitrate import bitrates
 from server.reception import EncodedFrame
 from server.rtc import (
+    TRICKLED,
     Arrival,
     Decoder,
     GuardedProtocol,
@@ -524,6 +525,10 @@ def test_trickled_candidates_are_taken():
         await pc.add_candidates(parse_fragment("".join(lines)), offer.sections[0].mid)
         (transport,) = pc._RTCPeerConnection__iceTransports
         assert transport.getRemoteCandidates() != []
+        many = [f"a=candidate:9 1 udp 5 10.9.{n // 250}.{n % 250 + 1} 9999 typ host\r\n" for n in range(320)]
+        for start in range(0, len(many), 32):
+            await pc.add_candidates(parse_fragment("".join(many[start : start + 32])), offer.sections[0].mid)
+        assert len(transport.getRemoteCandidates()) == TRICKLED, "a client had the server send wherever it liked"
         await pc.close()
         await client.close()
 

@@ -10,6 +10,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 from yarl import URL
 
 from server.app import create_app
+from server.sessions import negotiate
 from server.settings import read_settings
 from server.signaling import SESSIONS, WEB, shows
 from server.simulated import SimulatedDevice, SimulatedProcess
@@ -338,7 +339,9 @@ async def test_the_page_is_served_and_nothing_beside_it(http):
 
 async def test_unknown_paths_and_methods_have_the_same_form_of_error(http):
     await refused(await http.get("/sessions/" + "x" * 500), 404)
-    await refused(await http.put("/sessions", data=b""), 405)
+    reply = await http.put("/sessions", data=b"")
+    await refused(reply, 405)
+    assert "POST" in reply.headers["Allow"], "RFC 9110, 15.5.6"
 
 
 async def test_a_closing_server_takes_no_session(http, offer):
@@ -350,15 +353,14 @@ async def test_a_session_that_ends_while_it_is_resumed_leaves_no_connection(http
     """Nobody closed the new connection, which lived as long as its client liked."""
     sessions, made = http.sessions, []
     session_id = (await (await http.post("/sessions", json=offer)).json())["id"]
-    negotiate = sessions._negotiate
 
-    async def negotiate_slowly(pc, offer):
+    async def negotiate_slowly(pc, *args):
         made.append(pc)
-        answer = await negotiate(pc, offer)
+        answer = await negotiate(pc, *args)
         sessions.end(session_id, "it was silent for too long")
         return answer
 
-    monkeypatch.setattr(sessions, "_negotiate", negotiate_slowly)
+    monkeypatch.setattr("server.sessions.negotiate", negotiate_slowly)
     reply = await http.post("/sessions", json={**offer, "resume": session_id})
     assert reply.status == 404
     assert [pc.signalingState for pc in made] == ["closed"]

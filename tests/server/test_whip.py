@@ -228,6 +228,19 @@ async def test_candidates_may_follow_and_ice_may_not_restart():
         assert await patch(more) == 404
 
 
+async def test_an_answer_that_takes_too_long_is_refused_to_a_player_too(monkeypatch):
+    """It was a 500."""
+    async with serving(offer_timeout=1) as (app, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()):
+
+        async def answer(*args):
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr("server.rtc.PeerConnection.answer", answer)
+        async with peers(Peer(http, f"{url}/whep/cam").open(watch=True)) as (player,):
+            assert player.status == 422 and "longer than 1 s" in player.answer
+        assert app[STREAMS].report() == {"cam": {"players": 0}}
+
+
 async def test_bad_requests_get_the_code_that_says_why():
     async with serving() as (app, http, url):
 
