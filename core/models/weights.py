@@ -253,8 +253,11 @@ def convert(source: Path, target: Path, kind: Kind, names: list[str]) -> int:
     small = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in ours.items()}
     part = target.with_name(target.name + ".part")
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file(small, part, metadata={"kind": kind, "source": source.name})
-    part.replace(target)
+    try:
+        save_file(small, part, metadata={"kind": kind, "source": source.name})
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)  # of a disk that filled up
     return len(small)
 
 

@@ -127,7 +127,8 @@ def run(args: argparse.Namespace) -> int:
         write_png(args.sheet, sheet(drawn))
     console = options.console(args.json)
     console.print(mean_table(averages))
-    console.print(gain_table(gained))
+    if gained:
+        console.print(gain_table(gained))
     options.write_json(report, args.json)
     return 0
 

@@ -25,7 +25,8 @@ from server.download import DownloadError, download
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where weights are kept (default: %(default)s)")
+    where = f"where weights are kept (default: {FOLDER})"
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=where)
     actions = parser.add_subparsers(dest="action", required=True, metavar="list | fetch | verify | convert | prompt")
     listing = actions.add_parser("list", help="what there is, under which licence, and what is here")
     listing.add_argument("--json", metavar="FILE", help="write JSON instead; - is standard output")
@@ -43,9 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompting.add_argument("text", help="a description of what will be restored")
     prompting.add_argument("--out", type=Path, help=f"default: {PROMPT} in the folder, which wan2.1-1.3b uses unasked")
     prompting.add_argument("--device", default="cpu", help="where the text encoder runs (default: cpu, 12 GB)")
+    for sub in actions.choices.values():
+        sub.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help=where)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.folder.exists() and not args.folder.is_dir():
+        raise UsageError(f"expected a folder for --folder, found a file in {args.folder}")
     return {"list": list_, "fetch": fetch, "verify": verify, "convert": convert_, "prompt": prompt}[args.action](args)
 
 

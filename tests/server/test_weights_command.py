@@ -48,6 +48,26 @@ def test_list_shows_every_set_with_its_licence(tmp_path, capsys):
     assert avis(tmp_path, "list") == 0
 
 
+def test_the_folder_is_named_before_or_after_the_action(tmp_path, capsys):
+    for arguments in (["--folder", str(tmp_path), "list"], ["list", "--folder", str(tmp_path)]):
+        assert cli.main(["weights", *arguments, "--json", "-"]) == 0
+        assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path)
+    (tmp_path / "file").touch()
+    assert avis(tmp_path / "file", "fetch", "taehv", "--yes") == 2
+    assert "expected a folder" in capsys.readouterr().err
+
+
+def test_a_conversion_that_fails_leaves_nothing_behind(published, monkeypatch):
+    def save_half(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", save_half)
+    before = sorted(published.rglob("*"))
+    assert avis(published, "convert", "taehv") == 1
+    assert sorted(published.rglob("*")) == before
+
+
 def test_nothing_is_fetched_before_the_licence_is_accepted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(command, "download", lambda *_: pytest.fail("fetched without consent"))
     assert avis(tmp_path, "fetch", "self-forcing") == 2
