@@ -45,7 +45,11 @@ class DeviceProcess:
                 ours.close()
                 raise
         device = cls(process, Connection(ours.detach()), on_lost)
-        device._send(options)
+        try:
+            device._send(options)
+        except BaseException:
+            await device.end()
+            raise
         return device
 
     @property

@@ -102,3 +102,18 @@ async def test_a_process_whose_server_is_gone_ends_by_itself():
     Connection(ours.detach()).close()
     async with asyncio.timeout(60):
         await child.wait()
+
+
+async def test_a_process_that_takes_no_options_is_ended(monkeypatch):
+    """Nobody held it, so nobody ended it, and its pipe stayed with the event loop."""
+    started = []
+
+    def refuse(device, message):
+        started.append(device)
+        raise DeviceLost("it ended")
+
+    monkeypatch.setattr(DeviceProcess, "_send", refuse)
+    with pytest.raises(DeviceLost):
+        await DeviceProcess.start(DeviceOptions(), lambda: None)
+    (device,) = started
+    assert device.lost and device._process.returncode is not None
