@@ -908,6 +908,9 @@ class PeerConnection(RTCPeerConnection):
             if isinstance(end, Exception):
                 logger.warning("a connection that was being made failed as it was closed: %r", end)
         await super().close()
+        for sender in self.getSenders():
+            if sender.track is not None:  # aiortc ends those that it began to send
+                sender.track.stop()
 
     async def _RTCPeerConnection__connect(self) -> None:
         task = asyncio.current_task()

@@ -15,7 +15,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription, VideoStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtpPacket
 from av import VideoFrame
@@ -508,6 +508,23 @@ def test_a_malformed_packet_of_the_peer_ends_nothing():
             await until(lambda: len(call.seen) > seen + 5)
             (guarded,) = call.server._RTCPeerConnection__dtlsTransports
             assert guarded.malformed > 0
+
+    asyncio.run(run())
+
+
+def test_a_track_that_was_never_sent_ends_with_its_connection():
+    """It stayed among those that a session's pictures go to, one for each attempt to resume that failed."""
+
+    async def run():
+        client, pc = RTCPeerConnection(RTCConfiguration(iceServers=[])), PeerConnection(LOCAL)
+        client.addTransceiver("video")
+        await client.setLocalDescription(await client.createOffer())
+        track = VideoStreamTrack()
+        await pc.answer(parse_offer(client.localDescription.sdp), AnswerOptions(), [track])
+        assert track.readyState == "live"
+        await pc.close()
+        assert track.readyState == "ended"
+        await client.close()
 
     asyncio.run(run())
 
