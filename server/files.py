@@ -298,4 +298,4 @@ def _array(frame: av.VideoFrame) -> Pixels:
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """Sorts 9.png before 10.png."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]

@@ -276,3 +276,10 @@ def test_no_path_of_the_temporary_file_survives(tmp_path):
     write_video(tmp_path / "in.mp4", scene(9))
     copy(tmp_path / "in.mp4", tmp_path / "out.mp4")
     assert sorted(p.name for p in Path(tmp_path).iterdir()) == ["in.mp4", "out.mp4"]
+
+
+def test_a_raised_digit_in_a_name_is_no_number(tmp_path):
+    """int() does not read it, and the folder ended in a traceback."""
+    for name in ("a1²2.png", "a10.png", "a9.png"):
+        write_png(tmp_path / name, np.zeros((16, 16, 3), np.uint8))
+    assert open_source(tmp_path).about.length == 3
