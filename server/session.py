@@ -233,11 +233,10 @@ class Session:
         self._spawn(self._send_back())
         self._spawn(self._watch())
 
-    def carry(self, track: MediaStreamTrack) -> CarriedTrack:
-        """Begins to carry sound through, and returns the track that plays it as late as the picture."""
-        self.sound = CarriedTrack()
-        self._spawn(self._drain_sound(track, self.sound))
-        return self.sound
+    def carry(self, track: MediaStreamTrack, sound: CarriedTrack) -> None:
+        """Begins to carry the sound of `track` through to `sound`, which plays it as late as the picture."""
+        self.sound = sound
+        self._spawn(self._drain_sound(track, sound))
 
     @property
     def silence(self) -> float:

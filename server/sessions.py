@@ -7,8 +7,9 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aiortc import MediaStreamTrack, RTCDataChannel
@@ -18,6 +19,7 @@ from core.errors import UsageError, explain
 from core.operators import LinearOperator
 from core.solver import Rung, SolverConfig
 from server.admission import ON_CALENDAR, Admission, AdmissionConfig, Refuse, Workload
+from server.audio import CarriedTrack
 from server.ice import login
 from server.messages import DeviceOptions, Ready
 from server.recording import Recording
@@ -119,8 +121,12 @@ class Sessions:
         self._reserve(session_id, config, asks or Asks())
         try:
             await self._prepare(config.operator, config.size)
-            session = self._new_session(session_id, config, returns)
-            answer = await self._answer(session, offer)
+            session = self._new_session(session_id, config)
+            try:
+                answer = await self._answer(session, session.pc, offer, returns)
+            except BaseException:
+                await session.close("the offer could not be answered")
+                raise
             self._record(session, offer)
             return Opened(session, answer)
         except BaseException:
@@ -267,23 +273,25 @@ class Sessions:
         self.admission.close(session_id, asyncio.get_running_loop().time())
         self.worker.close(session_id)
 
-    def _new_session(self, session_id: str, config: SessionConfig, returns: bool) -> Session:
+    def _new_session(self, session_id: str, config: SessionConfig) -> Session:
         pc = PeerConnection(rtc_config(self.settings, config.fps))
         session = Session(session_id, config, self.settings, pc, self)
-        self._connect(session, pc, returns)
         self._open[session_id] = session
         self.opened_total += 1
         return session
 
     @staticmethod
-    def _connect(session: Session, pc: PeerConnection, returns: bool) -> None:
-        """Has the session hear of what its peer connection gets, and answer with what it restores."""
+    def _connect(session: Session, pc: PeerConnection, returns: bool) -> list[Callable[[], None]]:
+        """Has the session hear of what its peer connection gets, and answer with what it restores.
+
+        What is returned begins to take in the tracks of the offer, once that is answered.
+        """
+        begin: list[Callable[[], None]] = []
 
         @pc.on("track")
         def on_track(track: MediaStreamTrack) -> None:
-            if track.kind == "video":
-                session.start(track)
-            sound = session.carry(track) if track.kind == "audio" else None
+            sound = CarriedTrack() if track.kind == "audio" else None
+            begin.append(partial(session.carry, track, sound) if sound else partial(session.start, track))
             if returns:
                 pc.addTrack(sound or session.output.join())
 
@@ -295,26 +303,28 @@ class Sessions:
         def on_connectionstatechange() -> None:
             session.on_connection(pc, pc.connectionState)
 
+        return begin
+
     async def resume(self, session_id: str, offer: Offer) -> Opened:
         """Answers an offer of a client that lost its connection: the session, its stream and its cache go on."""
         session = self.get(session_id)
         pc = PeerConnection(rtc_config(self.settings, session.config.fps))
-        self._connect(session, pc, returns=True)
         try:
-            answer = await negotiate(pc, offer, self.settings)
-            self.get(session_id)  # it may have ended meanwhile
+            answer = await self._answer(session, pc, offer, returns=True)
         except BaseException:
             await pc.close()
             raise
         session.resume(pc)
         return Opened(session, answer)
 
-    async def _answer(self, session: Session, offer: Offer) -> str:
-        try:
-            return await negotiate(session.pc, offer, self.settings)
-        except BaseException:
-            await session.close("the offer could not be answered")
-            raise
+    async def _answer(self, session: Session, pc: PeerConnection, offer: Offer, returns: bool) -> str:
+        """Answers an offer of a session's client. An offer that fails leaves the session as it was."""
+        begin = self._connect(session, pc, returns)
+        answer = await negotiate(pc, offer, self.settings)
+        self.get(session.id)  # it may have ended meanwhile
+        for take_in in begin:
+            take_in()
+        return answer
 
     async def _prepare(self, operator: LinearOperator, size: tuple[int, int] | None) -> None:
         """Has the operator check the size, when it is known; off the loop, since that may take a moment."""

@@ -10,7 +10,8 @@ from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 from yarl import URL
 
 from server.app import create_app
-from server.sessions import negotiate
+from server.session import SessionState
+from server.sessions import Refusal, negotiate
 from server.settings import read_settings
 from server.signaling import SESSIONS, WEB, shows
 from server.simulated import SimulatedDevice, SimulatedProcess
@@ -364,3 +365,20 @@ async def test_a_session_that_ends_while_it_is_resumed_leaves_no_connection(http
     reply = await http.post("/sessions", json={**offer, "resume": session_id})
     assert reply.status == 404
     assert [pc.signalingState for pc in made] == ["closed"]
+
+
+async def test_an_attempt_to_resume_that_fails_leaves_the_session_as_it_was(http, offer, monkeypatch):
+    """Its track was swapped for one of a connection that never came to be, whose end then ended the session."""
+    session_id = (await (await http.post("/sessions", json=offer)).json())["id"]
+    session = http.sessions.get(session_id)
+    before = session.pc, session._track, session.sound
+
+    async def negotiate_too_late(pc, *args):
+        await negotiate(pc, *args)
+        raise Refusal(422, "unsupported_offer", "the offer took longer than 10 s to answer")
+
+    monkeypatch.setattr("server.sessions.negotiate", negotiate_too_late)
+    await refused(await http.post("/sessions", json={**offer, "resume": session_id}), 422)
+    await asyncio.sleep(0.1)  # the connection that failed has ended by then, and its tracks
+    assert http.sessions.get(session_id) is session and session.state is not SessionState.CLOSED
+    assert (session.pc, session._track, session.sound) == before
