@@ -29,7 +29,7 @@ class Infill:
     missing: Tensor
     """flat indices of the missing pixels near known ones, [N]"""
     neighbours: Tensor
-    """flat indices of the known pixels each takes, [N, K]"""
+    """flat indices of the known pixels each takes, int32 (most of a plan's memory), [N, K]"""
     weights: Tensor
     """[N, K]; rows sum to one"""
     row_neighbours: Tensor
@@ -89,15 +89,16 @@ def plan_pixels(known: Tensor, near: Tensor, rows: Tensor, columns: Tensor) -> t
     first = rank.topk(NEIGHBOURS, dim=1, largest=False, sorted=True).values  # [N, K]
     enough = usable.sum(1) >= 4
     rows, columns, first = rows[enough], columns[enough], first[enough]
+    valid = first < len(near)
+    weights = kriging(near, first % len(near), valid)
     chosen = near[first % len(near)]  # [N, K, 2]
-    weights = kriging(chosen, first < len(near))
     chosen_rows = (rows[:, None] + chosen[..., 0]).clamp(0, H - 1)
     neighbours = chosen_rows * W + (columns[:, None] + chosen[..., 1]).clamp(0, W - 1)
     row_neighbours, row_weights = along_rows(known, rows, columns)
     alone = row_weights.sum(1, keepdim=True) == 0  # no known pixel near in the row
     row_neighbours = torch.where(alone, neighbours, F.pad(row_neighbours, (0, NEIGHBOURS - row_neighbours.shape[1])))
     row_weights = torch.where(alone, weights, F.pad(row_weights, (0, NEIGHBOURS - row_weights.shape[1])))
-    return rows * W + columns, neighbours, weights, row_neighbours, row_weights
+    return rows * W + columns, neighbours.int(), weights, row_neighbours.int(), row_weights
 
 
 def along_rows(known: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,18 +120,20 @@ def offsets() -> Tensor:
     return grid[inside][distance[inside].argsort(stable=True)]
 
 
-def kriging(points: Tensor, valid: Tensor) -> Tensor:
-    """Ordinary kriging weights [N, K] of the points [N, K, 2] around the origin; rows sum to one, invalid are 0."""
-    N, K, _ = points.shape
-    at = points.double()
-    pairs = (at[:, :, None] - at[:, None]).square().sum(-1) ** (ROUGHNESS / 2)  # [N, K, K]
-    pairs = pairs - NUGGET * torch.eye(K, dtype=torch.float64)
+def kriging(near: Tensor, chosen: Tensor, valid: Tensor) -> Tensor:
+    """Ordinary kriging weights [N, K] of the offsets near[chosen] around the origin; rows sum to one, invalid are 0."""
+    N, K = chosen.shape
+    at = near.double()
+    from_origin = at.square().sum(-1) ** (ROUGHNESS / 2)  # [M]
+    between = (at[:, None] - at).square().sum(-1) ** (ROUGHNESS / 2)  # [M, M]: the offsets repeat, so it is looked up
+    between -= NUGGET * torch.eye(len(near), dtype=torch.float64)
+    pairs = between.view(-1)[len(near) * chosen[:, :, None] + chosen[:, None]]  # [N, K, K]
     both = valid[:, :, None] & valid[:, None]
     system = torch.zeros(N, K + 1, K + 1, dtype=torch.float64)
     system[:, :K, :K] = torch.where(both, pairs, -1e3 * torch.eye(K, dtype=torch.float64))
     system[:, :K, K] = system[:, K, :K] = valid.double()
     right = torch.zeros(N, K + 1, 1, dtype=torch.float64)
-    right[:, :K, 0] = torch.where(valid, at.square().sum(-1) ** (ROUGHNESS / 2), 0)
+    right[:, :K, 0] = torch.where(valid, from_origin[chosen], 0)
     right[:, K, 0] = 1
     weights: Tensor = torch.linalg.solve(system, right)[:, :K, 0].float()
     return weights * valid

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -166,7 +167,6 @@ class MaskedOperator(LinearOperator):
     def prepare(self, height: int, width: int) -> None:
         if not self.mask(height, width).any():
             raise ValueError("the mask keeps no pixel: there is nothing to restore from")
-        self.infill(height, width, CPU)
 
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         y = super().measure(x, past, rng)
@@ -440,16 +440,20 @@ def _drawn_infill(png: str, height: int, width: int, device: torch.device) -> In
 
 
 def read_mask(png: str) -> av.VideoFrame:
-    """The picture in a base64 PNG. Raises ValueError when it is none, or larger than 4096 pixels each way."""
+    """The picture in a base64 PNG. Raises ValueError when it is none, or larger than MASK_SIDE pixels each way."""
     try:
-        with av.open(io.BytesIO(base64.b64decode(png, validate=True)), "r", format="png_pipe") as container:
-            frame = next(container.decode(video=0))
-    except (ValueError, FFmpegError, StopIteration, IndexError) as error:
+        file = base64.b64decode(png, validate=True)
+        width, height = struct.unpack(">II", file[16:24])  # of the IHDR: what is too large is not decoded
+        if max(width, height) <= MASK_SIDE:
+            with av.open(io.BytesIO(file), "r", format="png_pipe") as container:
+                return next(container.decode(video=0))
+    except (ValueError, struct.error, FFmpegError, StopIteration, IndexError) as error:
         raise ValueError(f"a mask must be a PNG picture in base64, and this is not: {error}") from error
-    if max(frame.width, frame.height) > 4096:
-        raise ValueError(f"a mask may be 4096 pixels each way at most, not {frame.width}x{frame.height}")
-    return frame
+    raise ValueError(f"a mask may be {MASK_SIDE} pixels each way at most, not {width}x{height}")
 
+
+MASK_SIDE = 4096
+"""most pixels of a drawn mask each way"""
 
 PICTURE_POWER = 7e-4
 """Prior power of natural pictures at one cycle a pixel, per orthonormal coefficient; fitted on the training clips."""

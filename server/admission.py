@@ -317,7 +317,8 @@ class Admission:
 
     def _no_place(self, session_bytes: int) -> str | None:
         if len(self._open) >= self.config.max_sessions:
-            return f"all {self.config.max_sessions} places are taken"
+            most = self.config.max_sessions
+            return "its one place is taken" if most == 1 else f"all its {most} places are taken"
         taken = sum(s.bytes for s in self._open.values())
         if self.config.memory_bytes and taken + session_bytes > self.config.memory_bytes:
             free = self.config.memory_bytes - taken

@@ -3,7 +3,8 @@
 A command is a module with `add_arguments(parser: argparse.ArgumentParser) -> None` and
 `run(args: argparse.Namespace) -> int`, imported only when it is asked for. Exit codes: what `run` returns
 (0 done, 1 the work failed), 2 for wrong usage or bad input (a UsageError, one sentence on stderr), 130 when
-interrupted, 1 with a sentence for a full disk and its like, 1 with a traceback for anything else.
+interrupted, 1 with a sentence for a full disk and its like, 1 in silence when nobody reads the output any more,
+1 with a traceback for anything else.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import errno
 import importlib
 import logging
+import os
+import select
 import socket
 import sys
 from typing import NoReturn
@@ -72,15 +75,26 @@ def main(argv: list[str] | None = None) -> int:
         if name not in COMMANDS:
             raise UsageError(f"the commands are {', '.join(COMMANDS)}, not {name!r}")
         args, module = parse(name, arguments)
-        return int(module.run(args))  # type: ignore[attr-defined]
+        code = int(module.run(args))  # type: ignore[attr-defined]
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"avis: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if isinstance(error, OSError) and (error.errno in OF_THE_MACHINE or isinstance(error, socket.gaierror)):
+        if isinstance(error, BrokenPipeError) and nobody_reads():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+        elif isinstance(error, OSError) and (error.errno in OF_THE_MACHINE or isinstance(error, socket.gaierror)):
             print(f"avis: {error}", file=sys.stderr)
         else:
             logging.getLogger(__name__).exception("avis %s failed", name)
         return 1
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose other end is closed."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return bool(output.poll(0))

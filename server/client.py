@@ -43,6 +43,9 @@ CLOCK_RATE = 90_000
 Misbehaviour = Literal["none", "flood", "stall", "vanish"]
 """sends four times too fast, sends nothing for three of every ten seconds, or dies without a word"""
 
+TELLS_EVERY = 0.5
+"""seconds between two tellings of what came back"""
+
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -274,9 +277,9 @@ class Client:
         return -10 * math.log10(max(float(np.mean(((a - b) / 255) ** 2)), 1e-10))
 
     async def _report(self) -> None:
-        """Tells what came back, twice a second."""
+        """Tells what came back, now and then."""
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(TELLS_EVERY)
             self._flush()
 
     def _flush(self) -> None:

@@ -25,7 +25,8 @@ import psutil  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from core.errors import UsageError, explain
-from server.client import ClientConfig, Misbehaviour
+from core.json_report import check_json, write_json
+from server.client import TELLS_EVERY, ClientConfig, Misbehaviour
 from server.frame_code import check_size
 from server.loadreport import write_report
 from server.loadresult import Outcome, summary, table
@@ -162,12 +163,15 @@ class LoadTest:
                 client = await self._start(count - 1, seconds=self.base.seconds + STARTUP)
                 self.outcome.clients.append(client.tally)
                 if not await self._opened(client):
-                    self._step(count, client.tally.refusal or "the client did not connect", time.monotonic())
+                    ended = time.monotonic()
+                    why = client.tally.refusal or "the client did not connect"
+                    self._step(count, why, ended - step, ended)
                     break
                 began = time.monotonic() + 0.3 * step
                 await asyncio.sleep(step)
-                why = self._judge(began, time.monotonic())
-                self._step(count, why, began)
+                ended = await self._told()
+                why = self._judge(began, ended)
+                self._step(count, why, began, ended)
                 if why is not None or time.monotonic() + step > deadline:
                     break
         return self.outcome
@@ -199,7 +203,7 @@ class LoadTest:
         """What the good clients see for a while, in that company."""
         start = time.monotonic()
         await asyncio.sleep(seconds)
-        seen = worst(self.outcome.clients, start, time.monotonic())
+        seen = worst(self.outcome.clients, start, await self._told())
         self.outcome.phases.append({"companion": companion, **seen})
 
     async def _start(self, index: int, **changes: Any) -> LoadClient:
@@ -241,13 +245,18 @@ class LoadTest:
         patience = (self.base.seconds if seconds is None else seconds) + self.base.linger + STARTUP
         await asyncio.wait({c.reading for c in self._clients if c.reading is not None}, timeout=patience)
 
+    async def _told(self) -> float:
+        """Now, once the clients have told all that they saw until now."""
+        now = time.monotonic()
+        await asyncio.sleep(TELLS_EVERY + 0.25)
+        return now
+
     def _judge(self, start: float, end: float) -> str | None:
         """What does not hold in a window of time, None when all does."""
         complaints = [tally.complaint(self.limits, start, end) for tally in self.outcome.clients]
         return next((complaint for complaint in complaints if complaint is not None), None)
 
-    def _step(self, count: int, why: str | None, start: float) -> None:
-        end = time.monotonic()
+    def _step(self, count: int, why: str | None, start: float, end: float) -> None:
         step = {"sessions": count, "held": why is None, **worst(self.outcome.clients, start, end)}
         self.outcome.steps.append(step if why is None else {**step, "why": why})
 
@@ -366,6 +375,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     base, report = client_config(args), report_path(args.report)
     check_bounds(args)
+    check_json(args.json)
     limits = Limits(fps=base.fps, budget=args.budget, chunk_frames=CHUNK_FRAMES)
     test = LoadTest(base, limits)
     outcome = asyncio.run(chosen(test, args))
@@ -465,16 +475,3 @@ def report_path(name: str | None) -> Path | None:
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} for the report")
     return path
-
-
-def write_json(result: dict[str, Any], name: str | None) -> None:
-    if name is None:
-        return
-    text = json.dumps(result, indent=1)
-    if name == "-":
-        print(text)
-        return
-    try:
-        Path(name).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {name}: {error.strerror}") from error

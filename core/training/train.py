@@ -11,8 +11,10 @@ import argparse
 import json
 import math
 import random
+import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from core.chunks import ChunkSpec
+from core.json_report import check_json, write_json
 from core.lost import without
 from core.metrics import psnr
 from core.models.tiny import TASKS, Look, TinyCache, TinyDenoiser, blind, slots, surroundings
@@ -257,11 +260,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", metavar="FILE", help="write the last row of the curve as JSON; - is standard output")
 
 
 def run(args: argparse.Namespace) -> int:
+    check_json(args.json)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
+    say = partial(print, file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
     rng = random.Random(args.seed)
     args.run.mkdir(parents=True, exist_ok=True)
     clips = Clips(load_groups(args.videos, args.photos, args.run.parent / "cache"), args.seed)
@@ -320,14 +326,15 @@ def run(args: argparse.Namespace) -> int:
             reported, sums = minutes, {}
             with (args.run / "curve.jsonl").open("a") as curve:
                 curve.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+            say(json.dumps(row))
             state = {"net": net.state_dict(), "ema": ema.state_dict(), "codec": codec.state_dict(),
                      "optimiser": optimiser.state_dict(), "minutes": minutes, "step": step}  # fmt: skip
             torch.save(state, last.with_suffix(".new"))
             last.with_suffix(".new").replace(last)
         if progress == 1:
             save(codec, ema, args.run / "tiny.npz")
-            print(f"weights: {args.run / 'tiny.npz'}; the package's are core/weights/tiny.npz")
+            say(f"weights: {args.run / 'tiny.npz'}; the package's are core/weights/tiny.npz")
+            write_json({**row, "weights": str(args.run / "tiny.npz")}, args.json)
             return 0
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from core.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
 from core.engine import Engine, Pixels
 from core.errors import UsageError
+from core.json_report import check_json, write_json
 from core.models import MODELS, Model
 from core.operators import Operator
 from core.solver import SolverConfig
@@ -120,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    options.check_json(args.json)
+    check_json(args.json)
     if args.compare:
         return compare.run(args)
     if args.operator == "mask":
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     if args.long:
         found["chunk_ms_by_index"] = long_run(bench)
     options.console(args.json).print(table(found))
-    options.write_json(found, args.json)
+    write_json(found, args.json)
     return 0
 
 

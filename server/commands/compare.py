@@ -11,6 +11,7 @@ from rich.table import Table
 
 from core.bench import device_name, synchronize
 from core.errors import UsageError
+from core.json_report import write_json
 from core.model_settings import WanConfig
 from core.models import choose, choose_device
 from core.models.wan import choose_dtype
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         found = compare_step(clock, height, width, num_steps, chunks, str(device), dtype, window=config.window)
     answer = report(args.compare, found, device, f"{width}x{height}", dtype)
     options.console(args.json).print(table(answer))
-    options.write_json(answer, args.json)
+    write_json(answer, args.json)
     return 0
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from core.bench import moving_scene
 from core.engine import Engine
 from core.errors import UsageError
+from core.json_report import check_json, write_json
 from core.models import MODELS
 from core.operators import SuperResolution
 from core.solver import SolverConfig
@@ -46,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    options.check_json(args.json)
+    check_json(args.json)
     checks: tuple[Callable[[], list[Finding]], ...] = (
         python, packages, processor, memory, codecs, network, evaluation, models, lambda: restoring(args),
     )  # fmt: skip
     findings = [finding for check in checks for finding in check()]
     options.console(args.json).print(table(findings))
     fit = all(finding.state != "fault" for finding in findings)
-    options.write_json({"ok": fit, "findings": [asdict(finding) for finding in findings]}, args.json)
+    write_json({"ok": fit, "findings": [asdict(finding) for finding in findings]}, args.json)
     return 0 if fit else 1
 
 

@@ -30,6 +30,7 @@ from core.evaluate import (
     score_variant,
     variant_config,
 )
+from core.json_report import check_file, check_json, write_json
 from core.models import Model
 from core.operators import PAPER_OPERATORS, Operator
 from core.solver import Solver, SolverConfig
@@ -91,11 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    options.check_json(args.json)
+    check_json(args.json)
     if args.loss:
         evaluate_loss.check(args)
     if args.sheet:
-        options.check_file(args.sheet, "--sheet")
+        check_file(args.sheet, "--sheet")
     for clip in args.clips:
         read_clip(clip, args.size, 1)  # a bad one is told before the work begins
     model = options.load_model(args)
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(mean_table(averages))
     if gained:
         console.print(gain_table(gained))
-    options.write_json(report, args.json)
+    write_json(report, args.json)
     return 0
 
 
@@ -146,7 +147,7 @@ def run_loss(args: argparse.Namespace, solver: Solver, model: Model, config: Sol
     averages = evaluate_loss.means(rows)
     found = {**settings(args, config, model, None), "loss": args.loss, "burst": args.burst}
     options.console(args.json).print(evaluate_loss.mean_table(averages))
-    options.write_json({"settings": found, "rows": rows, "means": averages}, args.json)
+    write_json({"settings": found, "rows": rows, "means": averages}, args.json)
     return 0
 
 

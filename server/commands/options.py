@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -113,28 +110,6 @@ def operator(kind: str, args: argparse.Namespace, **settings: Any) -> Operator:
         return found
     except ValidationError as error:
         raise UsageError(f"--operator.{explain(error).removeprefix(kind + '.')} (operator {kind})") from error
-
-
-def check_json(target: str | None) -> None:
-    """Raises UsageError when the report could not be written, before the work that it reports."""
-    if target is not None and target != "-":
-        check_file(Path(target), "--json")
-
-
-def check_file(path: Path, flag: str) -> None:
-    """Raises UsageError when `path`, asked for by `flag`, could not be written."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"expected a file in a folder that can be written to for {flag}, found {path}")
-
-
-def write_json(report: Mapping[str, Any], target: str | None) -> None:
-    if target is None:
-        return
-    text = json.dumps(report, indent=1, allow_nan=False)
-    if target == "-":
-        print(text)
-    else:
-        Path(target).write_text(text + "\n", encoding="utf-8")
 
 
 TABLE_WIDTH = 112

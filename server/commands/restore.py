@@ -23,6 +23,7 @@ from rich.text import Text
 
 from core.engine import ChunkResult, Engine, Mode, Panel
 from core.errors import UsageError
+from core.json_report import check_json, write_json
 from core.operators import Operator
 from core.quality import Quality
 from core.solver import SolverConfig
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    options.check_json(args.json)
+    check_json(args.json)
     if not 0 <= args.crf <= 51:
         raise UsageError(f"expected --crf from 0 to 51, found {args.crf}")
     check_output(args.source, args.target)
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         source.close()
     options.console(args.json).print(table(tally, source.damaged))
-    options.write_json(report(tally), args.json)
+    write_json(report(tally), args.json)
     return 0
 
 

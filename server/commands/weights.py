@@ -7,14 +7,15 @@ import importlib
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from torch import nn
 
 from core.errors import UsageError
+from core.json_report import check_json, write_json
 from core.model_settings import FOLDER
 from core.models.dit import CausalDiT, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
@@ -28,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = f"where weights are kept (default: {FOLDER})"
     parser.add_argument("--folder", type=Path, default=FOLDER, help=where)
     actions = parser.add_subparsers(dest="action", required=True, metavar="list | fetch | verify | convert | prompt")
-    listing = actions.add_parser("list", help="what there is, under which licence, and what is here")
-    listing.add_argument("--json", metavar="FILE", help="write JSON instead; - is standard output")
+    actions.add_parser("list", help="what there is, under which licence, and what is here")
     fetching = actions.add_parser("fetch", help="fetch what wan2.1-1.3b needs, or the named weights")
     fetching.add_argument("--yes", action="store_true", help="accept the licences without being asked")
     verifying = actions.add_parser("verify", help="check files against their published hashes, and that they load")
@@ -46,15 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompting.add_argument("--device", default="cpu", help="where the text encoder runs (default: cpu, 12 GB)")
     for sub in actions.choices.values():
         sub.add_argument("--folder", type=Path, default=argparse.SUPPRESS, help=where)
+        sub.add_argument("--json", metavar="FILE", help="write what was done as JSON; - is standard output")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.folder.exists() and not args.folder.is_dir():
         raise UsageError(f"expected a folder for --folder, found a file in {args.folder}")
-    return {"list": list_, "fetch": fetch, "verify": verify, "convert": convert_, "prompt": prompt}[args.action](args)
+    check_json(args.json)
+    act = {"list": list_, "fetch": fetch, "verify": verify, "convert": convert_, "prompt": prompt}[args.action]
+    try:
+        found = act(args)
+    except DownloadError as error:
+        print(f"avis: {error}", file=sys.stderr)
+        return 1
+    write_json({"folder": str(args.folder), **found}, args.json)
+    return 0 if found.get("ok", True) else 1
 
 
-def list_(args: argparse.Namespace) -> int:
+def list_(args: argparse.Namespace) -> dict[str, Any]:
     rows = [
         {
             "name": name,
@@ -66,43 +75,36 @@ def list_(args: argparse.Namespace) -> int:
         }
         for name, published in PUBLISHED.items()
     ]
-    if args.json:
-        options.check_json(args.json)
-        options.write_json({"folder": str(args.folder), "weights": rows}, args.json)
-        return 0
     table = Table("name", "what", "size", "licence", "here")
     for row in rows:
         table.add_row(row["name"], row["what"], _size(int(row["bytes"])), row["licence"], row["state"])  # type: ignore[call-overload, arg-type]
-    Console().print(table)
-    print(f"folder: {args.folder}")
-    return 0
+    options.console(args.json).print(table)
+    say(args, f"folder: {args.folder}")
+    return {"weights": rows}
 
 
-def fetch(args: argparse.Namespace) -> int:
+def fetch(args: argparse.Namespace) -> dict[str, Any]:
     chosen = _chosen(args.names)
     absent = {name: each for name, each in chosen.items() if state(each, args.folder) == "no"}
     if not absent:
-        print(f"{', '.join(chosen)}: already in {args.folder}")
-        return 0
-    _confirm(absent, args.yes)
+        say(args, f"{', '.join(chosen)}: already in {args.folder}")
+        return {"fetched": []}
+    _confirm(args, absent)
     _check_space(args.folder, sum(_bytes(each) for each in absent.values()))
-    try:
-        for name, published in absent.items():
-            _fetch(name, published, args.folder)
-    except DownloadError as error:
-        print(f"avis: {error}", file=sys.stderr)
-        return 1
-    print(f"fetched {', '.join(absent)} to {args.folder}; `avis weights convert` halves them and their loading time")
-    return 0
+    for name, published in absent.items():
+        _fetch(name, published, args.folder)
+    names = ", ".join(absent)
+    say(args, f"fetched {names} to {args.folder}; `avis weights convert` halves them and their loading time")
+    return {"fetched": list(absent)}
 
 
-def verify(args: argparse.Namespace) -> int:
-    sound = True
+def verify(args: argparse.Namespace) -> dict[str, Any]:
+    rows = []
     for name, published in _chosen(args.names).items():
         for path, verdict in check(published, args.folder):
-            print(f"{name}: {path}: {verdict}")
-            sound = sound and verdict == "ok"
-    return 0 if sound else 1
+            say(args, f"{name}: {path}: {verdict}")
+            rows.append({"name": name, "path": str(path), "verdict": verdict})
+    return {"ok": all(row["verdict"] == "ok" for row in rows), "files": rows}
 
 
 def check(published: Published, folder: Path) -> list[tuple[Path, str]]:
@@ -127,8 +129,8 @@ def check(published: Published, folder: Path) -> list[tuple[Path, str]]:
     return verdicts
 
 
-def convert_(args: argparse.Namespace) -> int:
-    chosen = _chosen(args.names)
+def convert_(args: argparse.Namespace) -> dict[str, Any]:
+    chosen, rows = _chosen(args.names), []
     if args.file is not None and (len(args.names) != 1 or not args.file.is_file()):
         raise UsageError(f"--file takes an existing file and one NAME, found {args.file} and {args.names}")
     for name, published in chosen.items():
@@ -139,19 +141,26 @@ def convert_(args: argparse.Namespace) -> int:
             raise UsageError(f"{source} is not there: fetch it with `avis weights fetch {name}`")
         target = args.folder / published.converted
         count = convert(source, target, published.kind, list(skeleton(published).state_dict()))
-        print(f"{name}: {count} tensors, {_size(target.stat().st_size)}, {target}")
-    return 0
+        size = target.stat().st_size
+        say(args, f"{name}: {count} tensors, {_size(size)}, {target}")
+        rows.append({"name": name, "path": str(target), "tensors": count, "bytes": size})
+    return {"converted": rows}
 
 
-def prompt(args: argparse.Namespace) -> int:
+def prompt(args: argparse.Namespace) -> dict[str, Any]:
     try:
         umt5 = importlib.import_module("core.models.umt5")
     except ImportError as error:
         raise UsageError(f'a prompt needs the extra "wan": pip install "avis-server[wan]" ({error})') from error
     target = args.out or args.folder / PROMPT
     rows = umt5.make_prompt(args.text, target, args.folder, args.device)
-    print(f"{rows} rows, {target}")
-    return 0
+    say(args, f"{rows} rows, {target}")
+    return {"path": str(target), "rows": rows}
+
+
+def say(args: argparse.Namespace, text: str) -> None:
+    """For people: on standard error when standard output carries the JSON."""
+    print(text, file=sys.stderr if args.json == "-" else sys.stdout)
 
 
 def skeleton(published: Published) -> nn.Module:
@@ -178,12 +187,12 @@ def _chosen(names: list[str]) -> dict[str, Published]:
     return {name: PUBLISHED[name] for name in names or FOR_SERVING}
 
 
-def _confirm(absent: dict[str, Published], yes: bool) -> None:
+def _confirm(args: argparse.Namespace, absent: dict[str, Published]) -> None:
     """Shows what will come and under which licence; raises UsageError unless that is accepted."""
     for name, published in absent.items():
-        print(f"{name}: {_size(_bytes(published))}, {published.what}\n  from    {published.source}")
-        print(f"  licence {published.licence}")
-    if yes:
+        say(args, f"{name}: {_size(_bytes(published))}, {published.what}\n  from    {published.source}")
+        say(args, f"  licence {published.licence}")
+    if args.yes:
         return
     if not sys.stdin.isatty():
         raise UsageError("fetching weights accepts their licences: say so with --yes")
@@ -206,7 +215,7 @@ def _fetch(name: str, published: Published, folder: Path) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=options.progress_console()) as progress:
         for file in published.files:
             target = folder / file.path
             if target.is_file():

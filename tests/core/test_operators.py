@@ -128,6 +128,13 @@ def test_a_mask_that_is_no_picture_is_refused_in_a_sentence(broken):
         Mask(png=broken)
 
 
+def test_a_mask_that_is_too_large_is_refused_undecoded(monkeypatch):
+    header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (40_000).to_bytes(4, "big") + (30_000).to_bytes(4, "big")
+    monkeypatch.setattr("core.operators.av.open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(ValidationError, match="4096 pixels each way at most, not 40000x30000"):
+        Mask(png=base64.b64encode(header).decode())
+
+
 def test_a_mask_is_scaled_to_the_stream_and_must_keep_something():
     assert hole().mask(96, 128)[0, 0, 40, 60] == 0
     assert hole().mask(96, 128).mean() == hole().mask(H, W).mean()

@@ -1,10 +1,14 @@
 import errno
+import json
+import os
+import subprocess
 import sys
 import types
 
 import pytest
 
 from core.errors import UsageError
+from core.json_report import write_json
 from server import cli
 
 
@@ -53,6 +57,29 @@ def test_a_full_disk_is_a_sentence_and_no_traceback(command, capsys, caplog):
     assert cli.main(["test"]) == 1
     assert capsys.readouterr().err == "avis: [Errno 28] No space left on device: 'out.json'\n"
     assert not caplog.text
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_traceback():
+    """`avis weights list | head -1`, from the shell."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "server", "weights", "list", "--json", "-"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr and "BrokenPipe" not in ended.stderr
+
+
+def test_a_pipe_that_breaks_elsewhere_is_told(command, caplog):
+    command.run = raising(BrokenPipeError("a socket"))
+    assert cli.main(["test"]) == 1
+    assert "BrokenPipeError: a socket" in caplog.text
+
+
+def test_a_number_that_json_has_not_is_null(tmp_path):
+    write_json({"psnr": float("inf"), "rows": [float("nan"), 1.5], "size": (416, 240)}, str(tmp_path / "found.json"))
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found == {"psnr": None, "rows": [None, 1.5], "size": [416, 240]}
 
 
 def test_an_unknown_command_or_option_is_exit_code_2(command, capsys):

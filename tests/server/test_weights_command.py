@@ -120,3 +120,15 @@ def test_a_prompt_without_the_encoder_names_the_command(tmp_path, capsys):
 def test_serving_without_weights_names_the_command(tmp_path):
     with pytest.raises(UsageError, match="avis weights fetch taehv"):
         load("wan2.1-1.3b", device="cpu", settings={"folder": str(tmp_path)})
+
+
+def test_what_was_done_is_told_as_json_and_the_words_for_people_make_way(published, capsys):
+    for action, key, count in (("convert", "converted", 1), ("verify", "files", 2), ("fetch", "fetched", 0)):
+        assert avis(published, action, "taehv", "--json", "-") == 0
+        out, err = capsys.readouterr()
+        found = json.loads(out)
+        assert found["folder"] == str(published) and "taehv" in err
+        assert len(found[key]) == count
+    (published / weights.PUBLISHED["taehv"].files[0].path).write_bytes(b"broken")
+    assert avis(published, "verify", "taehv", "--json", "-") == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
