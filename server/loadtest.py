@@ -163,9 +163,8 @@ class LoadTest:
                 client = await self._start(count - 1, seconds=self.base.seconds + STARTUP)
                 self.outcome.clients.append(client.tally)
                 if not await self._opened(client):
-                    ended = time.monotonic()
-                    why = client.tally.refusal or "the client did not connect"
-                    self._step(count, why, ended - step, ended)
+                    ended, reason = time.monotonic(), client.tally.refusal or "the client did not connect"
+                    self._step(count, reason, ended - step, ended)
                     break
                 began = time.monotonic() + 0.3 * step
                 await asyncio.sleep(step)

@@ -38,8 +38,6 @@ class _Lane:
     queue: deque[Job] = field(default_factory=deque)
     turn: float = float("-inf")
     """the deadline its next chunk would have, had it kept its pace so far"""
-    shed: int = 0
-    late: int = 0
 
 
 @dataclass
@@ -89,18 +87,16 @@ class Scheduler:
         lane.queue = deque(old for old in lane.queue if old not in shed)
         if job not in shed:
             lane.queue.append(job)
-        lane.shed += len(shed)
         return shed
 
-    def next(self, now: float) -> Job | None:
-        """Takes the job to restore at `now`, None when nothing waits."""
+    def next(self) -> Job | None:
+        """Takes the job to restore next, None when nothing waits."""
         lanes = [lane for lane in self._lanes.values() if lane.queue]
         if not lanes:
             return None
         lane = min(lanes, key=self._due)
         job = lane.queue.popleft()
         lane.turn = max(job.deadline, lane.turn) + lane.spacing
-        lane.late += now > job.deadline
         return job
 
     @property
@@ -112,14 +108,6 @@ class Scheduler:
         """Jobs that wait, of one session or of all."""
         lanes = self._lanes.values() if session_id is None else [self._lanes[session_id]]
         return sum(len(lane.queue) for lane in lanes)
-
-    def shed(self, session_id: str) -> int:
-        """Chunks of a session that were shed so far."""
-        return self._lanes[session_id].shed
-
-    def late(self, session_id: str) -> int:
-        """Chunks of a session that were taken after their deadline so far."""
-        return self._lanes[session_id].late
 
     def check_integrity(self) -> None:
         """Raises AssertionError when a queue is too long, out of order, or holds another session's job."""

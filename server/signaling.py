@@ -43,7 +43,7 @@ PAGE = frozenset(path.name for path in WEB.glob("*.*"))
 BODY_TIMEOUT = 5.0
 """seconds that a request's body may take to arrive"""
 
-GUARDED = ("/sessions", "/ice", "/stats", "/whip/", "/whep/")
+GUARDED = ("/sessions", "/queue/", "/ice", "/stats", "/whip/", "/whep/")
 """what a client may not reach without the token, where the server asks for one"""
 
 
@@ -77,6 +77,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/sessions/{id}", report_session),
         web.patch("/sessions/{id}", change_session),
         web.delete("/sessions/{id}", end_session),
+        web.delete("/queue/{ticket}", leave_line),
         web.get("/healthz", health),
         web.get("/readyz", readiness),
         web.get("/models", models),
@@ -131,6 +132,11 @@ async def change_session(request: web.Request) -> web.Response:
 async def end_session(request: web.Request) -> web.Response:
     sessions = request.app[SESSIONS]
     sessions.end(sessions.get(request.match_info["id"]).id, "the client ended it")
+    return web.Response(status=204)
+
+
+async def leave_line(request: web.Request) -> web.Response:
+    request.app[SESSIONS].line.leave(request.match_info["ticket"])
     return web.Response(status=204)
 
 

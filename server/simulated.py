@@ -252,7 +252,7 @@ class Simulation:
         self._serve(session.device)
 
     def _serve(self, device: _Device) -> None:
-        while device.working is None and (job := device.scheduler.next(self.now)):
+        while device.working is None and (job := device.scheduler.next()):
             session = device.sessions[job.session_id]
             if device.alive:
                 self._start(device, session, job)

@@ -260,7 +260,7 @@ class Worker:
                 raise DeviceLost("it ended")
             if self._closing:
                 await self._close(device, self._closing.popleft())
-            elif job := self._scheduler.next(self._now()):
+            elif job := self._scheduler.next():
                 self._job = job
                 await self._restore(device, job)
                 self._job = None

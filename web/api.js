@@ -22,6 +22,9 @@ export const patchSession = (id, change) => call("PATCH", `/sessions/${id}`, { b
 /** Ends a session even while the page goes away. */
 export const deleteSession = (id) => fetch(`/sessions/${id}`, { method: "DELETE", keepalive: true, headers: headers() });
 
+/** Gives up a place in line, even while the page goes away. */
+export const leaveLine = (ticket) => fetch(`/queue/${ticket}`, { method: "DELETE", keepalive: true, headers: headers() });
+
 /** Resolves when a model is warm; throws a retryable ServerError with the reason while none is. */
 export const askReady = (signal) => call("GET", "/readyz", { signal });
 

@@ -460,6 +460,7 @@ function wipeKey(event) {
 // ---- start of the page ----------------------------------------------------------------------------------------------
 
 function describeStart() {
+  $("#sound").closest("label").hidden = !["camera", "file"].includes(chosen("source"));
   const words = { scene: "Start with the built-in scene", camera: "Start the camera", file: "Start the video file", screen: "Choose a screen" };
   $("#start").textContent = words[chosen("source")];
   $("#cover .small").textContent = chosen("source") === "scene"
@@ -534,6 +535,7 @@ async function main() {
   showToken(takeToken());
   setTheme(localStorage.getItem("avis-theme"));
   listen();
+  describeStart();
   describeMode();
   chooseView();
   setSplit(0.5);

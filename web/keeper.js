@@ -1,6 +1,6 @@
 /** Keeps a session open: waits for a warm model, counts refusals down, resumes or opens anew with back-off. Knows no page. */
 
-import { askReady, ServerError } from "./api.js";
+import { askReady, leaveLine, ServerError } from "./api.js";
 import { Session, SessionEnd } from "./session.js";
 
 const LONGEST_WAIT = 15;
@@ -28,7 +28,7 @@ export class Keeper {
 
   /** Runs until `stop` or an error that trying again cannot mend. `request()` gives the body of POST /sessions. */
   async run(source, request) {
-    this.stop();
+    this.#end(); // a place in line is kept
     this.source = source;
     const { signal } = (this.abort = new AbortController());
     for (let attempt = 0; !signal.aborted; attempt++) {
@@ -49,6 +49,12 @@ export class Keeper {
   }
 
   stop() {
+    this.#end();
+    if (this.ticket) leaveLine(this.ticket).catch((error) => console.info(`DELETE /queue did not arrive: ${error.message}`));
+    this.ticket = null;
+  }
+
+  #end() {
     this.abort?.abort();
     this.session?.close();
     this.lost?.close();

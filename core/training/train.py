@@ -54,6 +54,8 @@ MIX = {
 """share of each task; those that learn slowly have more"""
 SHORT = 0.55
 """share of the training that is spent on chunks of one latent: more different pictures for the same time"""
+OWN = 0.9
+"""share of the later prefixes that the network restored itself; blends tell more of the truth than any stream will"""
 FLASH = SolverConfig(num_steps=1, reinject_every=0)
 GAMMA = FLASH.output_gamma
 TRUST = (0.05, 0.5)
@@ -299,7 +301,7 @@ def run(args: argparse.Namespace) -> int:
             group["lr"] = args.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
         opening, hidden = rng.random() < 0.12, rng.random() < 0.08
         short = not opening and rng.random() < (0.9 if progress < SHORT else 0.3)
-        own = not opening and progress > SHORT and rng.random() < 0.5
+        own = not opening and progress > SHORT and rng.random() < OWN
         latents, count = (1, args.batch) if short else (3, max(1, args.batch // 2))
         t = rng.uniform(0.0, 0.12)
         with torch.no_grad():

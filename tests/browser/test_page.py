@@ -515,6 +515,17 @@ async def test_a_place_in_line_is_told_and_kept(visit):
         await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
 
 
+async def test_stop_gives_up_the_place_in_line(visit):
+    async with visit() as page:
+        queue = {"position": 1, "ticket": "t1cket"}
+        await refuse_once(page, "**/sessions", 503, "full", "the server is full", {"Retry-After": "9"}, queue=queue)
+        await page.click("#start")
+        await page.wait_for_selector("body[data-state=waiting]")
+        async with page.expect_response("**/queue/t1cket") as left:
+            await page.click("#stop")
+        assert (await left.value).status == 204
+
+
 async def test_the_keyboard_stays_at_the_button_that_started_and_stopped(visit):
     async with visit() as page:
         await page.focus("#start")

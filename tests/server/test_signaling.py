@@ -209,6 +209,16 @@ async def test_a_place_in_line_that_nobody_claims_is_given_up(http, offer):
     assert (await http.post("/sessions", json=offer)).status == 201
 
 
+async def test_a_place_in_line_can_be_given_up(http, offer):
+    urls = [(await http.post("/sessions", json=offer)).headers["Location"] for _ in range(2)]
+    waiting = await (await http.post("/sessions", json={**offer, "queue": True})).json()
+    await http.delete(urls[0])
+    assert (await http.post("/sessions", json=offer)).status == 503
+    for _ in range(2):  # twice does no harm
+        assert (await http.delete(f"/queue/{waiting['queue']['ticket']}")).status == 204
+    assert (await http.post("/sessions", json=offer)).status == 201
+
+
 async def test_a_server_that_is_not_ready_says_why_and_lives(offer):
     app = create_app(read_settings())
 
@@ -261,6 +271,7 @@ GUARDED = [
     ("GET", "/sessions/x"),
     ("PATCH", "/sessions/x"),
     ("DELETE", "/sessions/x"),
+    ("DELETE", "/queue/x"),
     ("GET", "/ice"),
     ("GET", "/stats"),
     ("GET", "/whip/cam"),
@@ -289,7 +300,7 @@ async def test_no_route_was_forgotten_that_must_ask_for_the_token():
     paths = {resource.canonical for resource in app.router.resources()} - OPEN
     assert {"/sessions", "/ice", "/stats", "/whep/{name}/{id}"} <= paths
     async with TestClient(TestServer(app)) as http:
-        for path in (path.replace("{name}", "cam").replace("{id}", "x") for path in paths):
+        for path in (path.replace("{name}", "cam").replace("{id}", "x").replace("{ticket}", "x") for path in paths):
             for method in ("GET", "HEAD", "POST", "PATCH", "DELETE", "PUT"):
                 for sent in (path, path + "?x=1", path.replace("s", "%73").replace("i", "%69")):
                     status = (await http.request(method, URL(sent, encoded=True))).status
