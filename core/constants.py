@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,3 +22,17 @@ def constant(maxsize: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return lru_cache(maxsize)(torch.inference_mode(False)(make))  # type: ignore[return-value]
 
     return decorate
+
+
+def like(value: Tensor, x: Tensor) -> Tensor:
+    """The constant `value` on the device of `x` and in its dtype, and kept there: a GPU waits for what comes.
+
+    Only for what a `constant` gave: a tensor made anew for each call, a view too, would be kept each time.
+    """
+    there = value.device == x.device and value.dtype == x.dtype
+    return value if there else _moved(value, x.device, x.dtype)
+
+
+@constant(128)
+def _moved(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return value.to(device, dtype)

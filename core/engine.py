@@ -104,7 +104,8 @@ class Engine:
         x = y = from_pixels(frames, self.model.device)
         if stream.mode == "simulate":
             with stage("simulate"):
-                y = operator.measure(x, clean_past, torch.Generator().manual_seed(stream.seed * 1009 + state.index))
+                rng = torch.Generator(x.device).manual_seed(stream.seed * 1009 + state.index)
+                y = operator.measure(x, clean_past, rng)
                 clean_past = remember(clean_past, x, operator.reach)
         else:
             y = operator.observed(y)

@@ -99,7 +99,7 @@ def measured(
     for index, frames in enumerate(spec.split(len(clip))):
         x = from_pixels(clip[start : start + frames], device)
         x = torch.cat([x, x[-1:].expand(spec.frames(index) - frames, -1, -1, -1)])
-        y = operator.measure(x, past, torch.Generator().manual_seed(seed * 1009 + index))
+        y = operator.measure(x, past, torch.Generator(x.device).manual_seed(seed * 1009 + index))
         yield MeasuredChunk(x, y, past, frames)
         past, start = remember(past, x, operator.reach), start + frames
 

@@ -21,5 +21,8 @@ def add_noise(z: Tensor, t: float, rng: torch.Generator) -> Tensor:
 
 
 def chunk_rng(seed: int, index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """The noise source of chunk `index`: a function of the seed and the index, so a repeated chunk repeats."""
+    """The noise source of chunk `index`: a function of the seed and the index, so a repeated chunk repeats.
+
+    It draws on `device`, for which each kind of device has numbers of its own.
+    """
     return torch.Generator(device).manual_seed((seed * 1_000_003 + index) % 2**63)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core.config import Config
-from core.constants import constant
+from core.constants import constant, like
 from core.infill import Infill, plan_infill
 from core.temporal import deconvolve, window_matrix
 
@@ -65,7 +65,7 @@ class LinearOperator(Config):
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         """y = A(x) + n (Eq. 1)."""
         y = self.A(x, past)
-        return y + self.noise * torch.randn(y.shape, generator=rng).to(y)
+        return y + self.noise * torch.randn(y.shape, generator=rng, device=rng.device).to(y)
 
     def observed(self, frames: Tensor) -> Tensor:
         """The measurement in frames that come from a camera: all of them, or what a mask leaves."""
@@ -159,7 +159,7 @@ class MaskedOperator(LinearOperator):
         raise NotImplementedError
 
     def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
-        return x * self.mask(*x.shape[-2:]).to(x)
+        return x * like(self.mask(*x.shape[-2:]), x)
 
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
         return self.A_linear(y)
@@ -170,7 +170,7 @@ class MaskedOperator(LinearOperator):
 
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         y = super().measure(x, past, rng)
-        return y * self.mask(*x.shape[-2:]).to(y)
+        return y * like(self.mask(*x.shape[-2:]), y)
 
     def observed(self, frames: Tensor) -> Tensor:
         return self.A_linear(frames)
@@ -183,7 +183,7 @@ class MaskedOperator(LinearOperator):
         return self._infill_of(y)(y)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
-        return x + gamma / (1 + gamma) * (y - x) * self.mask(*x.shape[-2:]).to(x)
+        return x + gamma / (1 + gamma) * (y - x) * like(self.mask(*x.shape[-2:]), x)
 
     def hint(self, y: Tensor) -> Tensor:
         """Infilled along rows where they hold a near pixel: against x_init this tells the direction of edges."""
@@ -245,11 +245,11 @@ class GaussianBlur(LinearOperator):
     """standard deviation of the kernel, in pixels"""
 
     def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
-        rows, columns = (blur_svd(size, self.sigma).matrix.to(x) for size in x.shape[-2:])
+        rows, columns = (like(blur_svd(size, self.sigma).matrix, x) for size in x.shape[-2:])
         return rows @ x @ columns.T
 
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
-        rows, columns = (blur_svd(size, self.sigma).matrix.to(y) for size in y.shape[-2:])
+        rows, columns = (like(blur_svd(size, self.sigma).matrix, y) for size in y.shape[-2:])
         return rows.T @ y @ columns
 
     def prepare(self, height: int, width: int) -> None:
@@ -262,29 +262,30 @@ class GaussianBlur(LinearOperator):
     def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
         """Wiener: the prior power of natural pictures falls with frequency, the noise does not."""
         rows, columns = (blur_spectrum(size, self.sigma) for size in y.shape[-2:])
-        power = PICTURE_POWER / (rows.frequency[:, None] ** 2 + columns.frequency[None] ** 2) ** 1.1
-        gains = rows.values[:, None] * columns.values[None]
-        spectrum = between(rows.analysis, y, columns.analysis.T)
-        spectrum = spectrum * (gains * power / (gains**2 * power + self.noise**2)).to(y)
-        return between(rows.synthesis, spectrum, columns.synthesis.T)
+        frequencies = like(rows.frequency, y)[:, None] ** 2 + like(columns.frequency, y)[None] ** 2
+        power = PICTURE_POWER / frequencies**1.1
+        gains = products(rows.values, columns.values, y)
+        spectrum = between(rows.analysis, y, columns.analysis)
+        spectrum = spectrum * (gains * power / (gains**2 * power + self.noise**2))
+        return between(rows.synthesis, spectrum, columns.synthesis)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
-        gains = rows.values[:, None] * columns.values[None]
-        gain = (gamma * gains / (gamma * gains**2 + 1)).to(y)
-        return x + between(rows.V, gain * self._residual_spectrum(x, y), columns.V.T)
+        gains = products(rows.values, columns.values, y)
+        gain = gamma * gains / (gamma * gains**2 + 1)
+        return x + between(rows.V, gain * self._residual_spectrum(x, y), columns.V)
 
     def residual(self, x: Tensor, y: Tensor, past: Tensor | None) -> float:
         rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
-        beyond = y.square().sum() - between(rows.U.T, y, columns.U).square().sum()  # of y, where A x has nothing
+        beyond = y.square().sum() - between(rows.Ut, y, columns.Ut).square().sum()  # of y, where A x has nothing
         squares = self._residual_spectrum(x, y).square().sum() + beyond.clamp_min(0)
         return float(squares.sqrt() / y.norm().clamp_min(1e-12))
 
     def _residual_spectrum(self, x: Tensor, y: Tensor) -> Tensor:
         """U^T (y - A x) U, by way of A = U S V^T."""
         rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
-        gains = (rows.values[:, None] * columns.values[None]).to(y)
-        return between(rows.U.T, y, columns.U) - gains * between(rows.V.T, x, columns.V)
+        gains = products(rows.values, columns.values, y)
+        return between(rows.Ut, y, columns.Ut) - gains * between(rows.Vt, x, columns.Vt)
 
 
 class TemporalAverage(LinearOperator):
@@ -302,16 +303,17 @@ class TemporalAverage(LinearOperator):
         return causal_mean(x, past, self.window)
 
     def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
-        return mix(window_matrix(preceding, len(x), self.window)[:, preceding:], x)
+        return mix(like(window_matrix(preceding, len(x), self.window), x)[:, preceding:], x)
 
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
-        return mix(window_matrix(preceding, len(y), self.window)[:, preceding:].T, y)
+        return mix(like(window_matrix(preceding, len(y), self.window), y)[:, preceding:].T, y)
 
     def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
         return deconvolve(y, y_past, x_past, self.window, self.lookback, self.noise)
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
-        return x + mix(temporal_gain(0 if past is None else len(past), len(x), self.window, gamma), y - self.A(x, past))
+        gain = temporal_gain(0 if past is None else len(past), len(x), self.window, gamma)
+        return x + mix(like(gain, x), y - self.A(x, past))
 
 
 class SpatioTemporalAverage(ShrinkingOperator):
@@ -332,10 +334,11 @@ class SpatioTemporalAverage(ShrinkingOperator):
         return causal_mean(F.avg_pool2d(x, self.scale), small, self.window)
 
     def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
-        return mix(window_matrix(preceding, len(x), self.window)[:, preceding:], F.avg_pool2d(x, self.scale))
+        weights = like(window_matrix(preceding, len(x), self.window), x)
+        return mix(weights[:, preceding:], F.avg_pool2d(x, self.scale))
 
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
-        frames = mix(window_matrix(preceding, len(y), self.window)[:, preceding:].T, y)
+        frames = mix(like(window_matrix(preceding, len(y), self.window), y)[:, preceding:].T, y)
         return nearest(frames, self.scale) / self.scale**2
 
     def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor:
@@ -346,7 +349,7 @@ class SpatioTemporalAverage(ShrinkingOperator):
         # A = W S with S S^T = 1/scale^2: u = x + S^T s^2 G (y - A x), G the temporal gain at gamma / scale^2.
         preceding = 0 if past is None else len(past)
         gain = temporal_gain(preceding, len(x), self.window, gamma / self.scale**2)
-        return x + nearest(mix(gain, y - self.A(x, past)), self.scale)
+        return x + nearest(mix(like(gain, x), y - self.A(x, past)), self.scale)
 
 
 Operator = Annotated[
@@ -370,13 +373,13 @@ def nearest(y: Tensor, scale: int) -> Tensor:
 
 def bilinear(y: Tensor, scale: int) -> Tensor:
     rows, columns = (enlarging_matrix(size, scale, "bilinear") for size in y.shape[-2:])
-    return rows.to(y) @ (y @ columns.T.to(y))
+    return like(rows, y) @ (y @ like(columns, y).T)
 
 
 def upsample(y: Tensor, scale: int) -> Tensor:
     """Bicubic, corrected along each side so that every block has exactly its measured mean."""
     rows, columns = (consistent_matrix(size, scale) for size in y.shape[-2:])
-    return rows.to(y) @ (y @ columns.T.to(y))
+    return like(rows, y) @ (y @ like(columns, y).T)
 
 
 @constant(32)
@@ -395,13 +398,13 @@ def enlarging_matrix(size: int, scale: int, mode: Literal["bilinear", "bicubic"]
 
 def mix(weights: Tensor, x: Tensor) -> Tensor:
     """Frames mixed over time: weights [S, T], x [T, ...] to [S, ...]."""
-    return (weights.to(x) @ x.flatten(1)).view(len(weights), *x.shape[1:])
+    return (weights @ x.flatten(1)).view(len(weights), *x.shape[1:])
 
 
 def causal_mean(x: Tensor, past: Tensor | None, window: int) -> Tensor:
     preceding = 0 if past is None else len(past)
     frames = x if past is None else torch.cat([past, x])
-    return mix(window_matrix(preceding, len(x), window), frames)
+    return mix(like(window_matrix(preceding, len(x), window), x), frames)
 
 
 @constant(64)
@@ -464,9 +467,10 @@ class BlurSVD:
     """M = U diag(values) V^T of a one-dimensional blur, without the part that holds only noise."""
 
     matrix: Tensor
-    U: Tensor
     values: Tensor
+    Ut: Tensor
     V: Tensor
+    Vt: Tensor
 
 
 @dataclass(frozen=True)
@@ -489,7 +493,8 @@ def blur_svd(size: int, sigma: float) -> BlurSVD:
     M = blur_matrix(size, sigma)
     U, values, Vh = torch.linalg.svd(M)
     kept = values > 1e-3
-    return BlurSVD(M.float(), U[:, kept].float(), values[kept].float(), Vh[kept].T.float().contiguous())
+    V = Vh[kept].T.float().contiguous()
+    return BlurSVD(M.float(), values[kept].float(), U[:, kept].float().T, V, V.T)
 
 
 @constant(32)
@@ -524,5 +529,10 @@ def blur_matrix(size: int, sigma: float, radius: int = 30) -> Tensor:
 
 
 def between(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
-    """left x right, for every frame and channel of x."""
-    return left.to(x) @ x @ right.to(x)
+    """left x right^T, for every frame and channel of x."""
+    return like(left, x) @ x @ like(right, x).T
+
+
+def products(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
+    """Each of `rows` times each of `columns`, where x is."""
+    return like(rows, x)[:, None] * like(columns, x)[None]

@@ -140,7 +140,7 @@ class Solver:
             z_init, encoder = self.codec.encode(x_init, state.encoder)
         condition = Condition(op, y, x_init, z_init) if config.condition else None
         cache = state.cache if config.use_cache else self.denoiser.new_cache(*x_init.shape[-2:])
-        rng = chunk_rng(state.seed, state.index)
+        rng = chunk_rng(state.seed, state.index, z_init.device)
         guided = self.is_guided(state, config, rung)
         z = z_init
         for t in self._times(config, rung):

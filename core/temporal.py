@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core.constants import constant
+from core.constants import constant, like
 
 MOTION_LEVELS = (3e-4, 3e-3, 3e-2, 3e-1)
 """Prior variances of a pixel's change, one filter each; a pixel lies between two of them."""
@@ -38,9 +38,9 @@ def deconvolve(
     means = y if y_past is None else torch.cat([y_past, y])
     preceding, restored = len(means) - len(y), 0 if x_past is None else len(x_past)
     seen = means if x_past is None else torch.cat([x_past, means])
-    filters = [wiener(preceding, len(y), restored, window, lookback, level, noise) for level in MOTION_LEVELS]
+    filters = wiener(preceding, len(y), restored, window, lookback, noise)
     position = motion_position(means, len(y), window, noise)  # [T, 1, H, W]
-    estimates = (torch.cat(filters).to(y) @ seen.flatten(1)).view(len(filters), *y.shape)
+    estimates = (like(filters, y) @ seen.flatten(1)).view(len(MOTION_LEVELS), *y.shape)
     x = torch.zeros_like(y)
     for index, estimate in enumerate(estimates):
         x.addcmul_(estimate, (1 - (position - index).abs_()).clamp_min_(0))
@@ -67,9 +67,15 @@ def strongest(x: Tensor, radius: int) -> Tensor:
     return result
 
 
-@constant(256)
-def wiener(
-    preceding: int, frames: int, restored: int, window: int, lookback: int, level: float, noise: float
+@constant(64)
+def wiener(preceding: int, frames: int, restored: int, window: int, lookback: int, noise: float) -> Tensor:
+    """`wiener_at` each of MOTION_LEVELS, one below the other."""
+    settings = (preceding, frames, restored, window, lookback, noise)
+    return torch.cat([wiener_at(level, *settings) for level in MOTION_LEVELS])
+
+
+def wiener_at(
+    level: float, preceding: int, frames: int, restored: int, window: int, lookback: int, noise: float
 ) -> Tensor:
     """The linear estimate [frames, restored + preceding + frames] of the last `frames` x.
 

@@ -97,7 +97,7 @@ def compare_step(
     def run_ours() -> Tensor:
         cache = denoiser.new_cache(height, width)
         for index, z in enumerate(clips):
-            noise = chunk_rng(0, index)
+            noise = chunk_rng(0, index, z.device)
             for t in timesteps(0.1, num_steps):
                 z = denoiser(add_noise(z, t, noise), t, cache)
             cache = denoiser.update_cache(z, cache)
@@ -106,7 +106,7 @@ def compare_step(
     def run_theirs() -> Tensor:
         loop = PlainLoop(dit, height // 16, width // 16, text, window)
         for index, z in enumerate(clips):
-            noise = chunk_rng(0, index)
+            noise = chunk_rng(0, index, z.device)
             for t in timesteps(0.1, num_steps):
                 z = add_noise(z, t, noise)
                 z = z - t * loop.velocity(z.to(dtype), t, index).float()

@@ -1,4 +1,7 @@
-"""No step mixes tensors of the CPU with those of its device. Shown without a GPU: the meta device stands for one."""
+"""No step mixes tensors of the CPU with those of its device, or brings more to it than pixels.
+
+Shown without a GPU: the meta device stands for one.
+"""
 
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from core.baselines import baseline
 from core.engine import Engine
+from core.infill import push_pull
 from core.models import Model
 from core.models.dit import CausalDiT, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
@@ -40,6 +44,34 @@ class ApartFromTheCpu(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class CountsMoves(TorchDispatchMode):
+    """Keeps the shapes of what goes from the CPU to the device: each is a copy that a GPU waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_meta:
+            found = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
+            self.shapes += [tuple(tensor.shape) for tensor in found if not tensor.is_meta]
+        return result
+
+
+class AnyGenerator(torch.Generator):
+    """Of any device: the meta device has none of its own."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        made = super().__new__(cls)
+        made.of = torch.device(device)
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        return self.of
+
+
 class ReadsOnes(TorchFunctionMode):
     """Whatever is read back from a meta tensor, which has no values, is 1."""
 
@@ -51,6 +83,11 @@ class ReadsOnes(TorchFunctionMode):
                 ones = torch.ones(args[0].shape, dtype=args[0].dtype)
                 return ones if func is Tensor.cpu else ones.tolist()
         return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(autouse=True)
+def meta_generators(monkeypatch):
+    monkeypatch.setattr(torch, "Generator", AnyGenerator)
 
 
 def tiny() -> Model:
@@ -90,6 +127,25 @@ def test_every_operator_stays_on_the_device(operator, mode):
 @pytest.mark.parametrize("codec", ["taehv", "wan-vae"])
 def test_the_real_backbone_stays_on_the_device(codec, dtype):
     restore(wan(codec, dtype), PAPER_OPERATORS[0], "simulate")
+
+
+@pytest.mark.parametrize("operator", [*PAPER_OPERATORS, Inpainting(keep=0.05)], ids=lambda operator: operator.kind)
+def test_nothing_but_pixels_comes_to_the_device_in_a_steady_step(operator):
+    """All noise was drawn on the CPU, 0.2 s a chunk at 832x480, and an operator's matrices brought in at every use."""
+    engine, config = Engine(wan("taehv", torch.bfloat16)), SolverConfig(reinject_every=1)
+    engine.open("s", operator, "simulate", *SIZE)
+    with ReadsOnes():
+        for index in range(5):
+            frames = np.zeros((engine.spec.frames(index), *SIZE, 3), np.uint8)
+            with CountsMoves() as moves:
+                engine.step("s", frames, operator, config)
+    assert moves.shapes == [frames.shape]
+
+
+def test_large_holes_are_filled_without_a_look_at_the_mask():
+    """Each level of the pyramid asked whether all was known by now, which a GPU waits for."""
+    x, known = torch.empty(2, 3, *SIZE, device=META), torch.empty(SIZE, dtype=torch.bool, device=META)
+    assert push_pull(x, known).shape == x.shape
 
 
 @pytest.mark.parametrize("operator", PAPER_OPERATORS, ids=lambda operator: operator.kind)
