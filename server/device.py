@@ -97,6 +97,9 @@ class Device:
         except ValueError as error:
             memory.close()
             return Refused(str(error))
+        except torch.OutOfMemoryError:
+            memory.close()
+            return Refused(f"the device has no memory left for another stream of {spec.width}x{spec.height}")
         self._streams[request.stream_id] = memory, spec.panels
         return Done()
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from core.engine import Engine
 from core.models import load
@@ -87,6 +88,21 @@ def test_what_is_one_streams_fault_is_refused_and_the_others_go_on(device):
     assert isinstance(reply, Refused)
     assert isinstance(stepped(device, other, "b", pictures(9)), Stepped)
     assert device.answer(Ping()) == Done()
+
+
+def test_a_stream_for_which_there_is_no_memory_is_refused_and_the_others_go_on(device, monkeypatch):
+    """One stream too many ended the device process with all others, and did so again after every restart."""
+    device, memories = device
+    memory, _ = opened(device, memories, "a")
+
+    def new_cache(self, height, width):
+        raise torch.OutOfMemoryError("tried to allocate 2.41 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(device.engine.solver.denoiser), "new_cache", new_cache)
+        assert opened(device, memories, "b")[1] == Refused("the device has no memory left for another stream of 96x64")
+    assert isinstance(stepped(device, memory, "a", pictures(9)), Stepped)
+    assert opened(device, memories, "b")[1] == Done()
 
 
 def test_a_gap_grounds_a_stream_whose_operator_remembers_and_no_other(device):
