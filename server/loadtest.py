@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -461,8 +462,10 @@ def check_bounds(args: argparse.Namespace) -> None:
         raise UsageError(f"--overload takes 2 sessions at least, not {args.sessions}")
     if not 1 <= sessions <= MOST_SESSIONS:
         raise UsageError(f"a load test has 1 to {MOST_SESSIONS} sessions, not {sessions}")
-    if args.step < 1:
+    if not 1 <= args.step < math.inf:
         raise UsageError(f"a step of a ramp takes 1 second at least, not {args.step:g}")
+    if not 0 <= args.budget < math.inf:
+        raise UsageError(f"a latency budget is 0 seconds or more, not {args.budget:g}")
 
 
 def report_path(name: str | None) -> Path | None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,7 +85,28 @@ def check_ice_servers(urls: tuple[str, ...]) -> tuple[str, ...]:
     return urls
 
 
+def check_address(text: str) -> str:
+    """Raises ValueError for what is no IP address: no media would ever come there."""
+    try:
+        ip_address(text)
+    except ValueError:
+        raise ValueError("expected an IP address, as in 192.0.2.7") from None
+    return text
+
+
+def parse_network(text: object) -> IPv4Network | IPv6Network:
+    """An address or a network. Raises ValueError for anything else."""
+    try:
+        return ip_network(str(text))
+    except ValueError:
+        raise ValueError("expected an address or a network, as in 10.0.0.0/8") from None
+
+
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
+Address = Annotated[str, AfterValidator(check_address)]
+Addresses = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(parse_list)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_list)]
 WarmSizes = Annotated[tuple[Size, ...], NoDecode, BeforeValidator(parse_list), AfterValidator(check_warm_sizes)]
 
 
@@ -139,7 +160,7 @@ class Settings(BaseSettings):
     """refused clients that may wait in line for a place"""
     queue_each: int = Field(4, ge=1, le=1000)
     """of them, those of one address"""
-    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(parse_list)] = ()
+    trusted_proxies: Networks = ()
     """addresses or networks of proxies whose X-Forwarded-For says who asks; unset believes nobody's"""
     queue_patience: float = Field(15.0, gt=0)
     """seconds after which a client that waits and does not ask again loses its place in line"""
@@ -195,15 +216,15 @@ class Settings(BaseSettings):
     """secret shared with the TURN servers: clients are told credentials made from it, valid for an hour"""
     ice_relay: bool = False
     """media goes through the TURN servers only, for a server that no client reaches directly"""
-    bind: Texts = ()
+    bind: Addresses = ()
     """local addresses for media; none means every address of the machine but loopback"""
     udp_ports: Ports | None = None
     """first and last local UDP port for media, as in 50000-50100; unset leaves the choice to the system"""
-    public_ip: str | None = None
+    public_ip: Address | None = None
     """address to name in candidates when a 1:1 NAT stands before the server"""
 
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
-    """least severity that is logged"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """least severity that is logged: debug, info, warning or error"""
 
     @model_validator(mode="after")
     def _serves_somebody(self) -> Settings:

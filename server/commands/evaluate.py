@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
         evaluate_loss.check(args)
     if args.sheet:
         check_file(args.sheet, "--sheet")
+        if args.sheet.suffix.lower() != ".png":
+            raise UsageError(f"expected a .png file for --sheet, found {args.sheet}")
     for clip in args.clips:
         read_clip(clip, args.size, 1)  # a bad one is told before the work begins
     model = options.load_model(args)
@@ -181,6 +183,12 @@ def operators_of(args: argparse.Namespace) -> list[Operator]:
     names = chosen(",".join(paper) if args.operators == "all" else args.operators, (*options.OPERATORS,), "operators")
     if "mask" in names:
         raise UsageError("expected operators without `mask`, which is drawn for one video: use inpainting")
+    known = {field for name in names for field in options.OPERATORS[name].model_fields}
+    for given in options.operator_settings(args):
+        if given not in known:
+            raise UsageError(
+                f"expected an operator among --operators that has --operator.{given}, found {', '.join(names)}"
+            )
     return [options.operator(name, only_fields_of(name, args), noise=args.noise) for name in names]
 
 
@@ -271,19 +279,20 @@ def label(task: Task) -> str:
 
 
 def settings(args: argparse.Namespace, config: SolverConfig, model: Model, ffmpeg: str | None) -> dict[str, Any]:
+    operators = operators_of(args)
     return {
         "model": args.model,
         "weights": args.weights,
         "codec": args.codec,
         "device": args.device,
         "size": f"{args.size[1]}x{args.size[0]}",
-        "noise": args.noise,
+        "noise": operators[0].noise,
         "seed": args.seed,
         "frames": args.frames,
         "solver": config.model_dump(),
         "num_steps": config.num_steps or model.num_steps,
         "variants": {name: variant.changes for name, variant in VARIANTS.items()},
-        "operators": [operator.model_dump() for operator in operators_of(args)],
+        "operators": [operator.model_dump() for operator in operators],
         "ssim": "scikit-image, Gaussian window, sigma 1.5",
         "vmaf": "libvmaf vmaf_v0.6.1" if ffmpeg else None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -50,8 +51,10 @@ def add_solver_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_operator_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("operator settings")
-    for name, (field, kinds) in _operator_fields().items():
-        group.add_argument(f"--operator.{name}", metavar="VALUE", help=f"{_help(field, field.default)} [{kinds}]")
+    for name, fields in _operator_fields().items():
+        defaults = ", ".join(dict.fromkeys(str(field.default) for field in fields.values()))
+        words = f"{_help(next(iter(fields.values())), defaults)} [{', '.join(fields)}]"
+        group.add_argument(f"--operator.{name}", metavar="VALUE", help=words)
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -101,12 +104,18 @@ def solver_config(args: argparse.Namespace) -> SolverConfig:
         raise UsageError(f"--solver.{explain(error)}") from error
 
 
+def operator_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The operator's settings of the command line. A choice among whole numbers is not read from a text."""
+    given = _given(args, "operator")
+    return {name: int(text) if re.fullmatch(r"\d{1,9}", text, re.A) else text for name, text in given.items()}
+
+
 def operator(kind: str, args: argparse.Namespace, **settings: Any) -> Operator:
     """The operator `kind` with the settings of the command line, and `settings` where it says nothing."""
     if kind not in OPERATORS:
         raise UsageError(f"expected an operator among {', '.join(OPERATORS)}, found {kind!r}")
     try:
-        found: Operator = TypeAdapter(Operator).validate_python({"kind": kind, **settings, **_given(args, "operator")})
+        found: Operator = TypeAdapter(Operator).validate_python({"kind": kind, **settings, **operator_settings(args)})
         return found
     except ValidationError as error:
         raise UsageError(f"--operator.{explain(error).removeprefix(kind + '.')} (operator {kind})") from error
@@ -135,13 +144,13 @@ def _given(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
     return {name.removeprefix(start): value for name, value in items if name.startswith(start) and value is not None}
 
 
-def _operator_fields() -> dict[str, tuple[FieldInfo, str]]:
-    """Every setting of any operator, with the kinds that have it."""
-    found: dict[str, tuple[FieldInfo, str]] = {}
+def _operator_fields() -> dict[str, dict[str, FieldInfo]]:
+    """Every setting of any operator, by the kinds that have it."""
+    found: dict[str, dict[str, FieldInfo]] = {}
     for kind, operator_class in OPERATORS.items():
         for name, field in operator_class.model_fields.items():
             if name not in ("kind", "png"):
-                found[name] = (field, f"{found[name][1]}, {kind}" if name in found else kind)
+                found.setdefault(name, {})[kind] = field
     return found
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from core.errors import UsageError
-from core.json_report import check_json, write_json
+from core.json_report import check_file, check_json, write_json
 from core.model_settings import FOLDER
 from core.models.dit import CausalDiT, DiTConfig
 from core.models.taehv import TAEHV, TAEHVConfig
@@ -152,6 +152,8 @@ def prompt(args: argparse.Namespace) -> dict[str, Any]:
         umt5 = importlib.import_module("core.models.umt5")
     except ImportError as error:
         raise UsageError(f'a prompt needs the extra "wan": pip install "avis-server[wan]" ({error})') from error
+    if args.out is not None:
+        check_file(args.out, "--out")  # before the minutes that the text encoder takes
     target = args.out or args.folder / PROMPT
     rows = umt5.make_prompt(args.text, target, args.folder, args.device)
     say(args, f"{rows} rows, {target}")

@@ -130,6 +130,14 @@ def test_serve_refuses_a_wrong_setting_of_the_model_before_it_starts(capsys, arg
     assert capsys.readouterr().err == f"avis: {sentence}\n"
 
 
+def test_the_help_of_an_operators_setting_tells_the_default_of_each_kind(capsys):
+    """The last kind's default stood for all: a mean of 7 was said to be one of 4."""
+    with pytest.raises(SystemExit):
+        cli.main(["restore", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "frames in each mean (default: 7, 4) [temporal_average, spatio_temporal_average]" in words
+
+
 def test_every_command_that_loads_a_model_takes_its_settings(capsys):
     for name in ("serve", "restore", "eval", "bench", "doctor"):
         with pytest.raises(SystemExit):

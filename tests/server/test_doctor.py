@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from server import cli
 
 
@@ -20,3 +22,14 @@ def test_a_model_without_its_weights_is_a_fault_that_names_the_command(capsys, t
     code, fit, found = findings(capsys, "--model", "wan2.1-1.3b", "--model.folder", str(tmp_path))
     assert (code, fit, found["restoring"]["state"]) == (1, False, "fault")
     assert "avis weights fetch taehv" in found["restoring"]["words"]
+
+
+@pytest.mark.parametrize("arguments", [("--model", "big"), ("--codec", "big"), ("--model.window", "9")])
+def test_a_name_that_is_none_is_wrong_usage_and_no_fault_of_the_machine(capsys, arguments):
+    assert cli.main(["doctor", *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_room_in_dev_shm_is_no_matter(capsys):
+    """Frames go through memory without a name (memfd), which no mount bounds; a container with little was a fault."""
+    assert "shared memory" not in findings(capsys)[2]

@@ -86,6 +86,11 @@ def test_losses_compare_intact_frozen_and_masked_on_the_same_frames(clip, tmp_pa
         (["--loss", "0.1", "--variants", "flash"], "expected no --variants with --loss"),
         (["--loss", "0.1", "--burst", "12"], "expected more than --burst 12 frames"),
         (["--sheet", "nowhere/sheet.png"], "for --sheet"),
+        (["--sheet", "sheet.txt"], "expected a .png file for --sheet, found sheet.txt"),
+        (
+            ["--operators", "gaussian_blur", "--operator.keep", "0.5"],
+            "expected an operator among --operators that has --operator.keep, found gaussian_blur",
+        ),
         (["--seed", "-1"], "expected a whole number from 0"),
     ],
 )

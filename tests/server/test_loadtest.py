@@ -319,6 +319,9 @@ def test_a_server_that_is_not_ready_or_not_there_is_said_in_one_sentence(serve):
         (["http://x", "--sessions", "1", "--report", "r.png"], "a report is an .html file"),
         (["http://x", "--sessions", "1", "--report", "no/r.html"], "there is no folder no"),
         (["http://x", "--ramp", "--step", "0"], "a step of a ramp takes 1 second at least"),
+        (["http://x", "--ramp", "--step", "nan"], "a step of a ramp takes 1 second at least, not nan"),
+        (["http://x", "--ramp", "--budget", "nan"], "a latency budget is 0 seconds or more, not nan"),
+        (["http://x", "--ramp", "--budget", "-1"], "a latency budget is 0 seconds or more, not -1"),
     ],
 )
 def test_bad_input_is_said_in_one_sentence(argv, sentence):

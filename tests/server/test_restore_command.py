@@ -86,6 +86,14 @@ def test_an_incoming_small_video_comes_back_four_times_as_large(tmp_path):
     assert (about(tmp_path / "out.mkv").height, about(tmp_path / "out.mkv").width) == (72, 88)
 
 
+def test_an_operators_setting_may_be_one_of_several_whole_numbers(tmp_path):
+    """`--operator.scale 2` was refused: "Input should be 2 or 4, found '2'"."""
+    write_video(tmp_path / "in.mp4", frames=9, height=32, width=48)
+    arguments = ("--operator", "super_resolution", "--operator.scale", "2")
+    assert run(tmp_path / "in.mp4", tmp_path / "out.mkv", *arguments) == 0
+    assert (about(tmp_path / "out.mkv").height, about(tmp_path / "out.mkv").width) == (64, 96)
+
+
 def test_a_rotated_video_is_restored_upright(tmp_path):
     write_video(tmp_path / "in.mp4", frames=9, rotation=90)
     assert run(tmp_path / "in.mp4", tmp_path / "out.mp4", "--operator", "temporal_average") == 0

@@ -28,6 +28,10 @@ def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path, monk
         ("token = ''", "token"),
         ("ice_servers = ['turn://host']", "turn:HOST:PORT"),
         ("fps = nan", "finite"),
+        ("log_level = 'loud'", "'debug', 'info', 'warning' or 'error', found 'loud'"),
+        ("bind = ['eth0']", r"bind\.0: expected an IP address, as in 192\.0\.2\.7, found 'eth0'"),
+        ("public_ip = 'here'", "public_ip: expected an IP address, as in .*, found 'here'"),
+        ("trusted_proxies = ['proxy']", r"trusted_proxies\.0: expected an address or a network"),
     ],
 )
 def test_a_wrong_setting_is_named_in_one_sentence(tmp_path, text, word):

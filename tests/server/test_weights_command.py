@@ -117,6 +117,11 @@ def test_a_prompt_without_the_encoder_names_the_command(tmp_path, capsys):
     assert "avis weights fetch umt5-xxl" in capsys.readouterr().err
 
 
+def test_a_prompt_that_could_not_be_written_is_refused_before_the_encoder_loads(tmp_path, capsys):
+    assert avis(tmp_path, "prompt", "a street", "--out", str(tmp_path / "none" / "p.safetensors")) == 2
+    assert "for --out" in capsys.readouterr().err
+
+
 def test_serving_without_weights_names_the_command(tmp_path):
     with pytest.raises(UsageError, match="avis weights fetch taehv"):
         load("wan2.1-1.3b", device="cpu", settings={"folder": str(tmp_path)})
