@@ -63,10 +63,12 @@ class SelfAttention(nn.Module):
         self.norm_k = nn.RMSNorm(dim, eps=config.eps)
 
     def write(self, x: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, slot: Tensor) -> None:
-        """Stores the keys and values of tokens x [n, dim] in slot `slot` of kv [2, slots, n, heads, head_dim]."""
+        """Stores the keys and values of tokens x [n, dim] in slot `slot` of kv [2, slots, n, heads, head_dim].
+
+        In one write to `kv` itself: for one to a view of it torch.compile copies the whole window, there and back.
+        """
         k = rotate(self._split(self.norm_k(self.k(x))), cos, sin)
-        kv[0].index_copy_(0, slot, k[None])
-        kv[1].index_copy_(0, slot, self._split(self.v(x))[None])
+        kv.index_copy_(1, slot, torch.stack((k, self._split(self.v(x))))[:, None])
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, kv: Tensor, slot: Tensor) -> Tensor:
         """Tokens x [n, dim] after attention to every slot of `kv`, their own, written first, included."""

@@ -1,3 +1,6 @@
+import math
+import re
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -215,6 +218,24 @@ def test_compiled_blocks_give_the_same_numbers():
     expected = denoiser(z, 0.1, cache)
     compile_blocks(denoiser.dit)
     assert relative(denoiser(z, 0.1, cache), expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_block_copies_no_window():
+    """Keys and values were written to two views of the cache, and the compiled block copied all of both each time."""
+    inductor = pytest.importorskip("torch._inductor.utils")
+    denoiser, _ = make_denoiser()
+    cache = denoiser.new_cache(HEIGHT * 8, WIDTH * 8)
+    for z in chunks(3):
+        cache = denoiser.update_cache(z, cache)
+    torch._dynamo.reset()
+    compile_blocks(denoiser.dit)
+    _, (code,) = inductor.run_and_get_code(denoiser, chunks(1)[0], 0.1, cache)
+    shapes = re.findall(r"= empty_strided_cpu\(\(([\d, ]+)\)", code)
+    window = cache.begin().kv[0, 0].numel()
+    assert shapes
+    assert all(math.prod(map(int, shape.rstrip(",").split(", "))) < window for shape in shapes)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 4, 6), (3, 5, 4, 6), (3, 4, 4, 8)])
