@@ -33,10 +33,14 @@ def angles(positions: Tensor, pairs: int) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [..., 2p] with each pair of neighbours (2i, 2i + 1) turned by its angle; cos, sin [..., p] in float32."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    """x [..., 2p] with each pair of neighbours (2i, 2i + 1) turned by its angle; cos, sin [..., p] in float32.
+
+    So are the sums: each operation takes the halves as they are, whatever x's dtype, and no copy of x is made for it.
+    """
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    left = torch.addcmul(even * cos, odd, sin, value=-1)
+    right = torch.addcmul(even * sin, odd, cos)
+    return torch.stack((left, right), dim=-1).flatten(-2).to(x.dtype)
 
 
 @dataclass(frozen=True)

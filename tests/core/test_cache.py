@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from core.models.cache import LATENTS, CacheSpec, KVCache, angles, axis_pairs, rotate
 from core.models.dit import CausalDiT, DiTConfig
@@ -67,6 +68,27 @@ def test_rotation_equals_complex_multiplication():
     x = torch.randn(LATENTS * 6, SMALL.heads, SMALL.head_dim)
     expected = plain_rotate(x, torch.arange(21, 24), *TOKENS)
     torch.testing.assert_close(rotate(x, keys.cos, keys.sin), expected, atol=1e-5, rtol=1e-5)
+
+
+class CountsKernels(TorchDispatchMode):
+    """Counts operations that make a tensor of their own, each a pass over memory."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not any(value.alias_info for value in func._schema.returns)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_rotation_in_bfloat16_is_summed_in_float32_in_six_passes_over_memory():
+    """It took nine, and a float32 copy of all queries and keys with them."""
+    x, angle = torch.randn(6, 2, 24).bfloat16(), torch.randn(6, 1, 12)
+    cos, sin = angle.cos(), angle.sin()
+    expected = rotate(x.float(), cos, sin)
+    with CountsKernels() as kernels:
+        found = rotate(x, cos, sin)
+    assert kernels.count == 6
+    assert torch.equal(found, expected.bfloat16())
 
 
 @pytest.mark.parametrize("offset", [1, 341, 10**7])
