@@ -221,21 +221,32 @@ def serve(connection: Connection, options: DeviceOptions) -> None:
     """Loads, warms up, and answers until the other end closes."""
     os.nice(NICENESS)
     try:
-        model = load(options.model, options.weights, options.device, options.codec, options.model_settings)
+        engine = start(connection, options)
     except (ValueError, FileNotFoundError) as error:
         connection.send(Unusable(str(error)))
         return
-    solver = SolverConfig.model_validate({"num_steps": model.num_steps, **options.solver})
-    connection.send(Loaded(model.name, str(model.device), solver))
-    engine = Engine(model)
+    except torch.OutOfMemoryError as error:
+        if options.measured is not None:
+            raise  # it served before, and will again when what the last process held is free
+        connection.send(Unusable(f"the device has too little memory for {options.model}: {error}"))
+        return
     device = Device(engine, lambda: receive_descriptor(connection))
-    connection.send(warmed_up(engine, solver, options))
     while True:
         try:
             request = connection.recv()
         except EOFError:
             return
         connection.send(device.answer(request))
+
+
+def start(connection: Connection, options: DeviceOptions) -> Engine:
+    """Loads and warms up, and says so."""
+    model = load(options.model, options.weights, options.device, options.codec, options.model_settings)
+    solver = SolverConfig.model_validate({"num_steps": model.num_steps, **options.solver})
+    connection.send(Loaded(model.name, str(model.device), solver))
+    engine = Engine(model)
+    connection.send(warmed_up(engine, solver, options))
+    return engine
 
 
 def receive_descriptor(connection: Connection) -> int:

@@ -1,5 +1,6 @@
 import os
 from dataclasses import replace
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
@@ -9,9 +10,23 @@ from core.engine import Engine
 from core.models import load
 from core.operators import GaussianBlur, SuperResolution, TemporalAverage
 from core.solver import SolverConfig
-from server.device import Device, warm_up, warmed_up
+from server import device as device_process
+from server.device import Device, serve, warm_up, warmed_up
 from server.frame_memory import FrameMemory
-from server.messages import Close, DeviceOptions, Done, Open, Ping, Refused, Step, Stepped, StreamSpec
+from server.messages import (
+    Close,
+    DeviceOptions,
+    Done,
+    Loaded,
+    Open,
+    Ping,
+    Ready,
+    Refused,
+    Step,
+    Stepped,
+    StreamSpec,
+    Unusable,
+)
 
 HEIGHT, WIDTH = 64, 96
 SPEC = StreamSpec(HEIGHT, WIDTH, "simulate", ("original", "restored"))
@@ -178,3 +193,21 @@ def test_a_cpu_is_measured_in_the_first_life_of_its_process_and_trusted_in_the_n
     assert first.chunk_seconds[WIDTH, HEIGHT] > 0
     monkeypatch.setattr(engine, "step", None)
     assert warmed_up(engine, SolverConfig(), replace(options, measured=first)) == first
+
+
+def test_a_model_that_its_device_cannot_hold_is_named_and_tried_once(monkeypatch):
+    """Each of six starts loaded it anew, and then "it was lost 6 times in a row" was all that was said of it."""
+
+    def too_large(engine, solver, options):
+        raise torch.OutOfMemoryError("tried to allocate 2.41 GiB")
+
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
+    monkeypatch.setattr(device_process, "warmed_up", too_large)
+    ours, theirs = Pipe()
+    with ours, theirs:
+        options = DeviceOptions(weights="random", device="cpu")
+        serve(theirs, options)
+        assert isinstance(ours.recv(), Loaded)
+        assert ours.recv() == Unusable("the device has too little memory for tiny: tried to allocate 2.41 GiB")
+        with pytest.raises(torch.OutOfMemoryError):  # in a later life it is another process that holds the memory
+            serve(theirs, replace(options, measured=Ready({}, {}, 0, {})))
