@@ -117,7 +117,7 @@ class Engine:
             pixels = torch.cat([operator.show(views[p]) if p == "degraded" else views[p] for p in panels], dim=-1)
             result = ChunkResult(to_pixels(pixels), restored.guided, restored.residual)
         if stream.mode == "simulate":
-            came = [index for index in range(len(x)) if index not in lost]
+            came = [index for index in range(len(x)) if index not in lost] if lost else slice(None)
             scores = (psnr(estimate[came], x[came]) if came else None for estimate in (restored.x, restored.x_init))
             result = ChunkResult(result.panels, restored.guided, restored.residual, *scores)
         stream.state, stream.clean_past = state, clean_past  # commit

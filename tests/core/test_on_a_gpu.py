@@ -3,6 +3,7 @@
 Shown without a GPU: the meta device stands for one.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,17 @@ class CountsMoves(TorchDispatchMode):
             found = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
             self.shapes += [tuple(tensor.shape) for tensor in found if not tensor.is_meta]
         return result
+
+
+class RefusesLists(TorchFunctionMode):
+    """Fails where a list of numbers becomes a tensor of the device, which the dispatcher does not see."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        listed = func is Tensor.__getitem__ and isinstance(args[1], list)
+        assert not (listed and args[0].is_meta), f"frames {args[1]} are chosen by a list"
+        assert not (func is torch.tensor and kwargs.get("device") == META), f"{args[0]} becomes a tensor"
+        return func(*args, **kwargs)
 
 
 class AnyGenerator(torch.Generator):
@@ -137,7 +149,7 @@ def test_nothing_but_pixels_comes_to_the_device_in_a_steady_step(operator):
     with ReadsOnes():
         for index in range(5):
             frames = np.zeros((engine.spec.frames(index), *SIZE, 3), np.uint8)
-            with CountsMoves() as moves:
+            with CountsMoves() as moves, RefusesLists() if index else nullcontext():
                 engine.step("s", frames, operator, config)
     assert moves.shapes == [frames.shape]
 
