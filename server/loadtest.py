@@ -344,7 +344,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", default="416x240", metavar="WIDTHxHEIGHT", help="of the video (%(default)s)")
     parser.add_argument("--fps", type=float, default=16.0, help="frames per second (%(default)g)")
-    parser.add_argument("--operator", default="super_resolution", metavar="KIND", help="(%(default)s)")
+    parser.add_argument(
+        "--operator", default="super_resolution", metavar="KIND", help="to apply and undo (%(default)s)"
+    )
     parser.add_argument("--model", metavar="NAME", help="the model that must serve; any, unless named")
     parser.add_argument("--clip", metavar="FILE", help="a video to send instead of the synthetic scene")
     parser.add_argument("--step", type=float, default=10.0, metavar="SECONDS", help="of a ramp (%(default)g)")

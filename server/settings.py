@@ -102,6 +102,13 @@ def parse_network(text: object) -> IPv4Network | IPv6Network:
         raise ValueError("expected an address or a network, as in 10.0.0.0/8") from None
 
 
+def named(path: object) -> object:
+    """Raises ValueError for an empty name: it would be the folder that the server was started in."""
+    if path == "":
+        raise ValueError("expected a directory")
+    return path
+
+
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
 Address = Annotated[str, AfterValidator(check_address)]
 Addresses = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(parse_list)]
@@ -147,7 +154,7 @@ class Settings(BaseSettings):
     token: str | None = Field(None, min_length=1)
     """what clients must show as `Authorization: Bearer`, and the page as `#token=...` at the end of its address; unset
     lets everybody in"""
-    recordings: DirectoryPath | None = None
+    recordings: Annotated[DirectoryPath, BeforeValidator(named)] | None = None
     """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
     max_players: int = Field(16, ge=1, le=1000)
     """players of one published stream; each is encoded for on its own"""

@@ -25,6 +25,7 @@ def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path, monk
         ("warm_sizes = ['a']", "WIDTHxHEIGHT"),
         ("warm_sizes = ['100x100']", "multiple of 16"),
         ("recordings = '/nowhere'", "recordings"),
+        ("recordings = ''", "recordings: expected a directory, found ''"),
         ("token = ''", "token"),
         ("ice_servers = ['turn://host']", "turn:HOST:PORT"),
         ("fps = nan", "finite"),
