@@ -66,7 +66,8 @@ def plain_rotate(x: Tensor, frames: Tensor, height: int, width: int) -> Tensor:
 
     def axis(positions: Tensor, count: int) -> Tensor:
         rate = 10000.0 ** (-torch.arange(count, dtype=torch.float64, device=x.device) / count)
-        return torch.polar(torch.ones(()).to(rate), positions.to(rate)[:, None] * rate)
+        turn = positions.to(rate)[:, None] * rate
+        return torch.polar(torch.ones_like(turn), turn)
 
     grid = (len(frames), height, width)
     turn = torch.cat(
@@ -99,7 +100,7 @@ class PlainLoop:
 
     def velocity(self, z: Tensor, t: float, chunk: int) -> Tensor:
         """The velocity of chunk number `chunk`; a pass at t = 0 over clean latents leaves its keys behind."""
-        frames = torch.arange(len(z)) + chunk * len(z)
+        frames = torch.arange(len(z), device=z.device) + chunk * len(z)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q = plain_rotate(q, frames, self.height, self.width)
