@@ -19,7 +19,7 @@ def explain(error: ValidationError) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{name}: there is no such setting"
     found = repr(fault["input"])
-    expected = fault["msg"].removeprefix("Value error, ")
+    expected = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return f"{name}: {expected}" if name else expected
     return f"{name}: {expected}, found {found if len(found) < 80 else found[:76] + '...'}"

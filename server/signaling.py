@@ -283,7 +283,7 @@ def error_response(
     headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body: dict[str, Any] = {"error": {"code": code, "message": message, "retryable": status == 503}}
+    body: dict[str, Any] = {"error": {"code": code, "message": message, "retryable": retry_after is not None}}
     if place is not None:
         body["queue"] = {"position": place.position, "ticket": place.ticket}
     return web.json_response(body, status=status, headers=headers)
@@ -318,12 +318,12 @@ async def read_json(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def validate(config: type[C], values: dict[str, Any]) -> C:
-    """The values as a configuration; a 422 with one sentence that names the first wrong one."""
+def validate(config: type[C], values: dict[str, Any], within: str = "") -> C:
+    """The values as a configuration; a 422 with one sentence that names the first wrong one, `within` what it is."""
     try:
         return config.model_validate(values)
     except ValidationError as error:
-        raise Refusal(422, "bad_setting", explain(error)) from error
+        raise Refusal(422, "bad_setting", within + explain(error)) from error
 
 
 def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
@@ -332,7 +332,7 @@ def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
         return base
     if not isinstance(changes, dict):
         raise Refusal(422, "bad_setting", f"solver: expected an object of settings, found {changes!r:.60}")
-    return validate(SolverConfig, {**base.model_dump(), **changes})
+    return validate(SolverConfig, {**base.model_dump(), **changes}, "solver.")
 
 
 def defaults(schema: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Timed:
 
 @dataclass
 class Bench:
-    """A stream whose chunks are timed. The measurement is made beforehand, as by a camera."""
+    """Streams whose chunks are timed. The measurement is made beforehand, as by a camera."""
 
     model: Model
     operator: Operator
@@ -79,26 +79,27 @@ class Bench:
     def __post_init__(self) -> None:
         self.engine = Engine(self.model)
         self._frames = to_pixels(self.operator.A(from_pixels(moving_scene(21, *self.size))))
-        self._index = 0
+        self._chunks: dict[str, int] = {}
+        """steps of each stream so far"""
 
-    def open(self) -> None:
-        self._index = 0
+    def open(self, stream: str = STREAM) -> None:
+        self._chunks[stream] = 0
         try:
-            self.engine.open(STREAM, self.operator, "incoming", *self.size)
+            self.engine.open(stream, self.operator, "incoming", *self.size)
         except ValueError as error:
             raise UsageError(f"{error}; --size chooses another size") from error
 
-    def step(self) -> Timed:
-        frames, clock = self._next(), Clock(self.model)
+    def step(self, stream: str = STREAM) -> Timed:
+        frames, clock = self._next(stream), Clock(self.model)
         wall, cpu = time.perf_counter(), time.process_time()
-        result = self.engine.step(STREAM, frames, self.operator, self.config, stage=clock)
+        result = self.engine.step(stream, frames, self.operator, self.config, stage=clock)
         synchronize(self.model.device)
         wall, cpu = 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu)
         return Timed(wall, cpu, result.guided, clock.wall, clock.cpu)
 
-    def _next(self) -> Pixels:
-        first, self._index = self._index == 0, self._index + 1
-        return self._frames[:9] if first else self._frames[9:]
+    def _next(self, stream: str) -> Pixels:
+        self._chunks[stream] += 1
+        return self._frames[:9] if self._chunks[stream] == 1 else self._frames[9:]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -243,20 +244,26 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def long_run(bench: Bench) -> dict[str, dict[str, float]]:
-    """Median costs of the 25 chunks around each number in LONG, of a stream that begins anew."""
-    bench.engine.close(STREAM)
-    bench.open()
-    window: dict[int, list[Timed]] = {number: [] for number in LONG}
-    with progress("long run", LONG[-1] + 13) as advance:
-        for index in range(LONG[-1] + 13):
-            chunk = bench.step()
-            for number, chunks in window.items():
-                if abs(index - number) <= 12 and not chunk.guided:
-                    chunks.append(chunk)
+    """Median costs of the 25 chunks around each number in LONG, of streams that take turns then.
+
+    In turns, since a machine may well be faster or slower a few minutes later.
+    """
+    streams = {str(number): number for number in LONG}
+    with progress("long run", sum(LONG) + 13 * len(LONG)) as advance:
+
+        def step(stream: str) -> Timed:
             advance()
+            return bench.step(stream)
+
+        for stream, number in streams.items():
+            bench.open(stream)
+            for _ in range(number - 12):
+                step(stream)
+        turns = [{stream: step(stream) for stream in streams} for _ in range(25)]
+    costs = {stream: [turn[stream] for turn in turns if not turn[stream].guided] for stream in streams}
     return {
-        str(number): {"wall": median(c.wall for c in chunks), "cpu": median(c.cpu for c in chunks)}
-        for number, chunks in window.items()
+        stream: {"wall": median(c.wall for c in chunks), "cpu": median(c.cpu for c in chunks)}
+        for stream, chunks in costs.items()
     }
 
 

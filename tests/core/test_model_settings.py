@@ -23,7 +23,7 @@ def test_settings_come_as_text_from_a_command_line_and_as_values_from_a_file():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"window": 7}, "window: Input should be a multiple of 3, found 7"),
+        ({"window": 7}, "window: expected a multiple of 3, found 7"),
         ({"window": 0}, "window: .* greater than or equal to 3"),
         ({"windows": 9}, "windows: there is no such setting"),
         ({"dtype": "int8"}, "dtype: .*'float32' or 'bfloat16', found 'int8'"),

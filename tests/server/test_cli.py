@@ -121,7 +121,7 @@ def test_serve_refuses_a_wrong_setting_before_it_starts(capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model.window", "7"], "setting of model wan2.1-1.3b, window: Input should be a multiple of 3, found '7'"),
+        (["--model.window", "7"], "setting of model wan2.1-1.3b, window: expected a multiple of 3, found '7'"),
         (["--codec", "jpeg"], "model wan2.1-1.3b has no codec 'jpeg'; it has taehv, wan-vae"),
     ],
 )

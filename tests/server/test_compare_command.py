@@ -57,7 +57,7 @@ def test_without_diffusers_a_sentence_says_how_to_get_it(monkeypatch, capsys):
     ("arguments", "sentence"),
     [
         (["--size", "40x48"], "expected multiples of 16 for --size, found 40x48"),
-        (["--model.window", "7"], "setting of model wan2.1-1.3b, window: Input should be a multiple of 3, found '7'"),
+        (["--model.window", "7"], "setting of model wan2.1-1.3b, window: expected a multiple of 3, found '7'"),
         (["--model.sink", "6"], "a sink of 6 needs a window of 12 at least, not 9"),
     ],
 )

@@ -135,7 +135,7 @@ def test_the_mask_is_padded_with_the_picture():
         (("--operator", "sharpen"), "expected an operator among super_resolution"),
         (
             ("--operator", "inpainting", "--operator.keep", "2"),
-            "keep: Input should be less than or equal to 0.99",
+            "keep: expected less than or equal to 0.99",
         ),
         (("--operator", "inpainting", "--operator.sigma", "2"), "sigma: there is no such setting"),
         (("--operator", "super_resolution", "--solver.num_steps", "many"), "--solver.num_steps"),
@@ -146,8 +146,8 @@ def test_the_mask_is_padded_with_the_picture():
         (("--operator", "inpainting", "--json", "nowhere/report.json"), "for --json"),
         (("--operator", "inpainting", "--size", "99999x99999"), "from 16 to 8192 pixels each way, found 99999x99999"),
         (("--operator", "inpainting", "--seed", str(2**31)), f"expected a whole number from 0 to {2**31 - 1}"),
-        (("--operator", "inpainting", "--operator.noise", "nan"), "noise: Input should be"),
-        (("--operator", "inpainting", "--solver.gamma", "inf"), "--solver.gamma: Input should be a finite number"),
+        (("--operator", "inpainting", "--operator.noise", "nan"), "noise: expected"),
+        (("--operator", "inpainting", "--solver.gamma", "inf"), "--solver.gamma: expected a finite number"),
     ],
 )
 def test_bad_input_ends_with_2_and_one_sentence_and_leaves_nothing(tmp_path, capsys, arguments, sentence):
