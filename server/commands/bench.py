@@ -35,6 +35,7 @@ WARMUP = 3
 """chunks at least before the ones that are timed: the opening one, and those that fill the cache"""
 LONG = (100, 10_000)
 """chunk numbers whose costs --long compares"""
+TURNS = 60
 
 
 @dataclass
@@ -244,12 +245,12 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def long_run(bench: Bench) -> dict[str, dict[str, float]]:
-    """Median costs of the 25 chunks around each number in LONG, of streams that take turns then.
+    """Median costs of the TURNS chunks around each number in LONG, of streams that take turns then.
 
     In turns, since a machine may well be faster or slower a few minutes later.
     """
     streams = {str(number): number for number in LONG}
-    with progress("long run", sum(LONG) + 13 * len(LONG)) as advance:
+    with progress("long run", sum(LONG) + TURNS // 2 * len(LONG)) as advance:
 
         def step(stream: str) -> Timed:
             advance()
@@ -257,9 +258,9 @@ def long_run(bench: Bench) -> dict[str, dict[str, float]]:
 
         for stream, number in streams.items():
             bench.open(stream)
-            for _ in range(number - 12):
+            for _ in range(number - TURNS // 2):
                 step(stream)
-        turns = [{stream: step(stream) for stream in streams} for _ in range(25)]
+        turns = [{stream: step(stream) for stream in streams} for _ in range(TURNS)]
     costs = {stream: [turn[stream] for turn in turns if not turn[stream].guided] for stream in streams}
     return {
         stream: {"wall": median(c.wall for c in chunks), "cpu": median(c.cpu for c in chunks)}
