@@ -89,11 +89,10 @@ def plan_pixels(known: Tensor, near: Tensor, rows: Tensor, columns: Tensor) -> t
     first = rank.topk(NEIGHBOURS, dim=1, largest=False, sorted=True).values  # [N, K]
     enough = usable.sum(1) >= 4
     rows, columns, first = rows[enough], columns[enough], first[enough]
-    valid = first < len(near)
-    weights = kriging(near, first % len(near), valid)
-    chosen = near[first % len(near)]  # [N, K, 2]
-    chosen_rows = (rows[:, None] + chosen[..., 0]).clamp(0, H - 1)
-    neighbours = chosen_rows * W + (columns[:, None] + chosen[..., 1]).clamp(0, W - 1)
+    chosen = first % len(near)
+    weights = kriging(near, chosen, first < len(near))
+    chosen_rows = (rows[:, None] + near[chosen, 0]).clamp(0, H - 1)
+    neighbours = chosen_rows * W + (columns[:, None] + near[chosen, 1]).clamp(0, W - 1)
     row_neighbours, row_weights = along_rows(known, rows, columns)
     alone = row_weights.sum(1, keepdim=True) == 0  # no known pixel near in the row
     row_neighbours = torch.where(alone, neighbours, F.pad(row_neighbours, (0, NEIGHBOURS - row_neighbours.shape[1])))

@@ -36,6 +36,7 @@ WARMUP = 3
 LONG = (100, 10_000)
 """chunk numbers whose costs --long compares"""
 TURNS = 60
+"""chunks around each of them that are timed"""
 
 
 @dataclass
@@ -249,6 +250,7 @@ def long_run(bench: Bench) -> dict[str, dict[str, float]]:
 
     In turns, since a machine may well be faster or slower a few minutes later.
     """
+    bench.engine.close(STREAM)
     streams = {str(number): number for number in LONG}
     with progress("long run", sum(LONG) + TURNS // 2 * len(LONG)) as advance:
 
