@@ -82,7 +82,9 @@ class LoadClient:
             self.process.kill()
         await self.process.wait()
         if self.reading is not None:
-            await asyncio.gather(self.reading, return_exceptions=True)
+            [fault] = await asyncio.gather(self.reading, return_exceptions=True)
+            if isinstance(fault, Exception):
+                self.tally.failure = f"what it told could not be read: {fault!r}"
 
 
 class LoadTest:
@@ -272,7 +274,9 @@ class LoadTest:
                 self.outcome.ended = time.monotonic()
                 await asyncio.gather(*(client.end(self.base.linger + 5) for client in self._clients))
                 watching.cancel()
-                await asyncio.gather(watching, return_exceptions=True)
+                [fault] = await asyncio.gather(watching, return_exceptions=True)
+                if isinstance(fault, Exception):
+                    raise fault  # without its samples nothing can be said of growth
                 await asyncio.sleep(AFTERMATH)
                 await self._sample(http)
 

@@ -282,7 +282,9 @@ class VideoReceiver(BoundedReceiver):
         repairs, self._repairs = self._repairs, None
         if repairs is not None:
             repairs.cancel()
-            await asyncio.gather(repairs, return_exceptions=True)
+            [fault] = await asyncio.gather(repairs, return_exceptions=True)
+            if isinstance(fault, Exception):
+                logger.error("lost packets were asked for no more", exc_info=fault)
         await super().stop()
 
     def _RTCRtpReceiver__stop_decoder(self) -> None:

@@ -122,7 +122,9 @@ class Streams:
                 del self._streams[stream.name]
             if sound is not None:
                 sound.cancel()
-                await asyncio.gather(sound, return_exceptions=True)
+                [fault] = await asyncio.gather(sound, return_exceptions=True)
+                if isinstance(fault, Exception):
+                    logger.error("the sound of %r failed", stream.name, exc_info=fault)
             for player in list(stream.players.values()):
                 await self.leave(stream, player)
 
