@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from core.chunks import ChunkSpec
+from core.contract import Mode, Panel, Pixels, Rung, SolverConfig
+from core.evaluation.metrics import psnr
 from core.memory import tensor_bytes, tensors
-from core.metrics import psnr
-from core.models import Model
-from core.operators import Operator
-from core.solver import Rung, Solver, SolverConfig, Stage, StreamState, remember, untimed
+from core.models.table import Model
+from core.operators.table import Operator
+from core.solver import Solver, Stage, StreamState, remember, untimed
 from core.video import from_pixels, to_pixels
-
-Pixels = npt.NDArray[np.uint8]
-"""Frames [T, H, W, 3], RGB, 0..255."""
-
-Mode = Literal["incoming", "simulate"]
-"""Whether the frames that come in are the measurement y, or clean frames to which the engine applies A first."""
-
-Panel = Literal["original", "degraded", "x_init", "restored"]
 
 
 @dataclass

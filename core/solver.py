@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from core.config import Config
+from core.contract import Rung, SolverConfig
 from core.flow import add_noise, chunk_rng, timesteps
-from core.lost import without
 from core.models.base import Condition, Denoiser, VideoCodec
-from core.operators import LinearOperator
-from core.prox import least_squares, prox_l2
-
-Rung = Literal["full", "one_step", "no_reinjection", "x_init", "passthrough"]
-"""What a chunk is worth, best first: each rung drops one thing more. `passthrough` never reaches the solver."""
+from core.operators.base import LinearOperator
+from core.operators.lost import without
+from core.operators.prox import least_squares, prox_l2
 
 Stage = Callable[[str], AbstractContextManager[Any]]
 """Called with a stage's name around its work, by a caller that owns a clock."""
@@ -27,35 +23,6 @@ Stage = Callable[[str], AbstractContextManager[Any]]
 
 def untimed(name: str) -> AbstractContextManager[None]:
     return nullcontext()
-
-
-class SolverConfig(Config):
-    t0: float = Field(0.1, ge=0, lt=1)
-    """start time of the reverse diffusion (Eq. 10); at 1 nothing of x_init would be left"""
-    num_steps: int = Field(0, ge=0, le=8)
-    """denoising steps per chunk, K; 0 takes the model's own number"""
-    reinject_every: int = Field(7, ge=0)
-    """guide every n-th chunk: 0 the first only (AVIS Flash), 1 all (AVIS), 7 is the paper's long-video setting"""
-    reinject_phase: int = Field(0, ge=0)
-    """chunks by which that calendar is shifted, so that the streams of one device are not all guided at once"""
-    reinject_residual: float = Field(0.0, ge=0)
-    """also guide a chunk when the last residual exceeded this multiple of the last guided chunk's; 0 never does"""
-    gamma: float = Field(1.0, gt=0)
-    """strength of measurement consistency in a guided chunk (Eq. 7), for an operator of norm 1"""
-    init_steps: int = Field(5, ge=0, le=100)
-    """CG updates for x_init (Eq. 9), for operators without a closed form"""
-    prox_steps: int = Field(5, ge=1, le=100)
-    """CG updates for the prox (Eq. 7), for operators without a closed form"""
-    output_gamma: float = Field(3.0, ge=0)
-    """strength of output consistency, one prox in pixels after the last decode (beyond the paper); 0 switches it off"""
-    output_prox_steps: int = Field(5, ge=1, le=100)
-    """CG updates for output consistency, for operators without a closed form"""
-    condition: bool = True
-    """let the denoiser see x_init and the operator (beyond the paper); false is the paper's zero-shot form"""
-    use_cache: bool = True
-    """let the denoiser see the restored prefix"""
-    denoise: bool = True
-    """false decodes x_init's latents without any denoising step: what the codec alone does"""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("server.commands.restore", "restore a video file"),
     "eval": ("server.commands.evaluate", "measure the quality of every operator on clips"),
     "bench": ("server.commands.bench", "measure the speed of the engine"),
-    "loadtest": ("server.loadtest", "measure a running server with real WebRTC clients"),
+    "loadtest": ("server.commands.loadtest", "measure a running server with real WebRTC clients"),
     "train": ("server.commands.train", "train the tiny model"),
     "weights": ("server.commands.weights", "list, fetch, verify and convert weights"),
     "doctor": ("server.commands.doctor", "say what works on this machine"),

@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     warm_sizes: WarmSizes = ()
     """restored sizes that are warmed up and timed before the first session; unset takes the model's own"""
     solver: dict[str, Any] = Field(default_factory=dict)
-    """a session's solver settings where it says nothing, by name: see core.solver.SolverConfig"""
+    """a session's solver settings where it says nothing, by name: see core.contract.SolverConfig"""
 
     token: str | None = Field(None, min_length=1)
     """what clients must show as `Authorization: Bearer`, and the page as `#token=...` at the end of its address; unset

@@ -11,8 +11,9 @@ FORBIDDEN = {
     "server": {"torch", "core.engine", "core.models"},
 }
 DEVICE_SIDE = [
-    ROOT / "server" / "device.py",
-    ROOT / "server" / "download.py",
+    ROOT / "server" / "device" / "__main__.py",
+    ROOT / "server" / "device" / "warm_up.py",
+    ROOT / "server" / "files" / "download.py",
     *(ROOT / "server" / "commands").glob("*.py"),
 ]
 """What of the server may load a model: the device process, and the commands that work without a server."""

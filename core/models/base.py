@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from core.operators import LinearOperator
+from core.operators.base import LinearOperator
 
 
 @dataclass(frozen=True)

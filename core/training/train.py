@@ -22,23 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from core.chunks import ChunkSpec
+from core.contract import SolverConfig
+from core.evaluation.metrics import psnr
 from core.json_report import check_json, write_json
-from core.lost import without
-from core.metrics import psnr
-from core.models.tiny import TASKS, Look, TinyCache, TinyDenoiser, blind, slots, surroundings
-from core.models.tiny_codec import TinyCodec
-from core.models.tiny_load import save
-from core.operators import (
-    PAPER_OPERATORS,
-    GaussianBlur,
-    Inpainting,
-    LinearOperator,
-    SpatioTemporalAverage,
-    SuperResolution,
-    TemporalAverage,
-)
-from core.prox import least_squares, prox_l2
-from core.solver import Solver, SolverConfig, remember
+from core.models.tiny.codec import TinyCodec
+from core.models.tiny.denoiser import TASKS, Look, TinyCache, TinyDenoiser, blind, slots, surroundings
+from core.models.tiny.load import save
+from core.operators.averages import SpatioTemporalAverage, TemporalAverage
+from core.operators.base import LinearOperator
+from core.operators.blur import GaussianBlur
+from core.operators.lost import without
+from core.operators.masks import Inpainting
+from core.operators.prox import least_squares, prox_l2
+from core.operators.super_resolution import SuperResolution
+from core.operators.table import PAPER_OPERATORS
+from core.solver import Solver, remember
 from core.training.data import Clips, halve, load_groups, read_clip
 from core.video import from_pixels
 

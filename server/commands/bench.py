@@ -16,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
-from core.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
-from core.engine import Engine, Pixels
+from core.contract import Pixels, SolverConfig
+from core.engine import Engine
 from core.errors import UsageError
+from core.evaluation.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
 from core.json_report import check_json, write_json
-from core.models import MODELS, Model
-from core.operators import Operator
-from core.solver import SolverConfig
+from core.models.table import MODELS, Model
+from core.operators.table import Operator
 from core.video import from_pixels, to_pixels
 from server.commands import compare, options
 

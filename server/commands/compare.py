@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from core.bench import device_name, synchronize
 from core.errors import UsageError
+from core.evaluation.bench import device_name, synchronize
 from core.json_report import write_json
 from core.model_settings import WanConfig
-from core.models import choose, choose_device
-from core.models.wan import choose_dtype
-from core.models.wan_compare import Clock, Comparison, compare_step, compare_vae
+from core.models.table import choose, choose_device
+from core.models.wan.compare import Clock, Comparison, compare_step, compare_vae
+from core.models.wan.model import choose_dtype
 from server.commands import options
 
 MODEL = "wan2.1-1.3b"

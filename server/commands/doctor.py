@@ -16,15 +16,15 @@ import av
 import psutil  # type: ignore[import-untyped]
 from rich.table import Table
 
-from core.bench import moving_scene
+from core.contract import SolverConfig
 from core.engine import Engine
 from core.errors import UsageError
+from core.evaluation.bench import moving_scene
 from core.json_report import check_json, write_json
-from core.models import MODELS, choose
-from core.operators import SuperResolution
-from core.solver import SolverConfig
+from core.models.table import MODELS, choose
+from core.operators.super_resolution import SuperResolution
 from server.commands import options
-from server.vmaf import vmaf_ffmpeg
+from server.files.vmaf import vmaf_ffmpeg
 
 State = Literal["ok", "note", "fault"]
 PACKAGES = ("torch", "numpy", "av", "aiortc", "aioice", "aiohttp", "pydantic")

@@ -18,8 +18,9 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
 from core.chunks import ChunkSpec
+from core.contract import SolverConfig
 from core.errors import UsageError
-from core.evaluate import (
+from core.evaluation.evaluate import (
     PLAIN,
     VARIANTS,
     Score,
@@ -31,15 +32,15 @@ from core.evaluate import (
     variant_config,
 )
 from core.json_report import check_file, check_json, write_json
-from core.models import Model
-from core.operators import PAPER_OPERATORS, Operator
-from core.solver import Solver, SolverConfig
+from core.models.table import Model
+from core.operators.table import PAPER_OPERATORS, Operator
+from core.solver import Solver
 from core.video import to_pixels
 from server.commands import evaluate_loss, options
-from server.files import Pixels, read_clip
-from server.outputs import write_png
-from server.sheet import SheetRow, sheet
-from server.vmaf import vmaf, vmaf_ffmpeg
+from server.files.inputs import Pixels, read_clip
+from server.files.outputs import write_png
+from server.files.sheet import SheetRow, sheet
+from server.files.vmaf import vmaf, vmaf_ffmpeg
 
 ALL_VARIANTS = (*PLAIN, *VARIANTS)
 SHEET_VARIANTS = (("degraded", False), ("x_init", True), ("flash", True))

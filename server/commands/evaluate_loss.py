@@ -8,13 +8,14 @@ from typing import Any
 
 from rich.table import Table
 
+from core.contract import SolverConfig
 from core.errors import UsageError
-from core.evaluate import LOSS_VARIANTS, lost_frames, measured, score_loss
-from core.models import Model
-from core.operators import Operator
-from core.solver import Solver, SolverConfig
+from core.evaluation.evaluate import LOSS_VARIANTS, lost_frames, measured, score_loss
+from core.models.table import Model
+from core.operators.table import Operator
+from core.solver import Solver
 from server.commands import options
-from server.files import Pixels
+from server.files.inputs import Pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

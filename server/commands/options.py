@@ -12,10 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
+from core.contract import SolverConfig
 from core.errors import UsageError, explain
-from core.models import MODELS, Model, load
-from core.operators import LinearOperator, Operator
-from core.solver import SolverConfig
+from core.models.table import MODELS, Model, load
+from core.operators.base import LinearOperator
+from core.operators.table import Operator
 from server.settings import parse_size
 
 OPERATORS: dict[str, type[LinearOperator]] = {

@@ -21,16 +21,16 @@ from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 from rich.text import Text
 
-from core.engine import ChunkResult, Engine, Mode, Panel
+from core.contract import Mode, Panel, SolverConfig
+from core.engine import ChunkResult, Engine
 from core.errors import UsageError
+from core.evaluation.quality import Quality
 from core.json_report import check_json, write_json
-from core.operators import Operator
-from core.quality import Quality
-from core.solver import SolverConfig
+from core.operators.table import Operator
 from core.video import from_pixels
 from server.commands import options
-from server.files import About, Picture, Pixels, Source, in_chunks, leave_out, open_source, read_picture
-from server.outputs import Sink, check_output, encode_png, open_sink
+from server.files.inputs import About, Picture, Pixels, Source, in_chunks, leave_out, open_source, read_picture
+from server.files.outputs import Sink, check_output, encode_png, open_sink
 
 STREAM = "file"
 

@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if of_model:
         overrides["model_settings"] = of_model
     settings = read_settings(args.config, **overrides)
-    importlib.import_module("core.models").choose(settings.model, settings.codec, settings.model_settings)
-    importlib.import_module("server.app").serve(settings)
+    importlib.import_module("core.models.table").choose(settings.model, settings.codec, settings.model_settings)
+    importlib.import_module("server.api.app").serve(settings)
     leave(0)
 
 

@@ -17,12 +17,12 @@ from torch import nn
 from core.errors import UsageError
 from core.json_report import check_file, check_json, write_json
 from core.model_settings import FOLDER
-from core.models.dit import CausalDiT, DiTConfig
-from core.models.taehv import TAEHV, TAEHVConfig
-from core.models.wan_vae import WanVAE, WanVAEConfig
-from core.models.weights import FOR_SERVING, PROMPT, PUBLISHED, Published, convert, load_into, sha256
+from core.models.wan.dit import CausalDiT, DiTConfig
+from core.models.wan.taehv import TAEHV, TAEHVConfig
+from core.models.wan.vae import WanVAE, WanVAEConfig
+from core.models.wan.weights import FOR_SERVING, PROMPT, PUBLISHED, Published, convert, load_into, sha256
 from server.commands import options
-from server.download import DownloadError, download
+from server.files.download import DownloadError, download
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +149,7 @@ def convert_(args: argparse.Namespace) -> dict[str, Any]:
 
 def prompt(args: argparse.Namespace) -> dict[str, Any]:
     try:
-        umt5 = importlib.import_module("core.models.umt5")
+        umt5 = importlib.import_module("core.models.wan.umt5")
     except ImportError as error:
         raise UsageError(f'a prompt needs the extra "wan": pip install "avis-server[wan]" ({error})') from error
     if args.out is not None:

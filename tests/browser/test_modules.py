@@ -6,7 +6,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from core.operators import GaussianBlur, Inpainting, SuperResolution
+from core.operators.blur import GaussianBlur
+from core.operators.masks import Inpainting
+from core.operators.super_resolution import SuperResolution
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 

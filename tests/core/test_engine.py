@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from core.contract import SolverConfig
 from core.engine import Engine
 from core.errors import UsageError
-from core.models import Model, choose_device, load
-from core.models.tiny import TinyConfig
-from core.models.tiny_load import build
-from core.operators import Inpainting, SuperResolution, TemporalAverage
-from core.solver import SolverConfig
+from core.models.table import Model, choose_device, load
+from core.models.tiny.denoiser import TinyConfig
+from core.models.tiny.load import build
+from core.operators.averages import TemporalAverage
+from core.operators.masks import Inpainting
+from core.operators.super_resolution import SuperResolution
 from core.training.data import procedural
 
 H, W = 48, 64

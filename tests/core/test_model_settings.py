@@ -4,8 +4,8 @@ import pytest
 
 from core.errors import UsageError
 from core.model_settings import CONFIGS, NoSettings, WanConfig, configure
-from core.models import MODELS, choose
-from core.models.cache import CacheSpec
+from core.models.table import MODELS, choose
+from core.models.wan.cache import CacheSpec
 
 
 def test_every_model_names_its_class_of_settings_and_every_class_has_its_help():

@@ -14,18 +14,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from core.baselines import baseline
+from core.contract import SolverConfig
 from core.engine import Engine
-from core.infill import push_pull
-from core.models import Model
-from core.models.dit import CausalDiT, DiTConfig
-from core.models.taehv import TAEHV, TAEHVConfig
-from core.models.tiny_load import load
-from core.models.wan import WanDenoiser
-from core.models.wan_plain import PlainLoop
-from core.models.wan_vae import WanVAE, WanVAEConfig
-from core.operators import PAPER_OPERATORS, Inpainting
-from core.solver import SolverConfig
+from core.evaluation.baselines import baseline
+from core.models.table import Model
+from core.models.tiny.load import load
+from core.models.wan.dit import CausalDiT, DiTConfig
+from core.models.wan.model import WanDenoiser
+from core.models.wan.plain import PlainLoop
+from core.models.wan.taehv import TAEHV, TAEHVConfig
+from core.models.wan.vae import WanVAE, WanVAEConfig
+from core.operators.infill import push_pull
+from core.operators.masks import Inpainting
+from core.operators.table import PAPER_OPERATORS
 
 META = torch.device("meta")
 SIZE = (64, 96)

@@ -4,11 +4,14 @@ import pytest
 import torch
 
 from core.chunks import ChunkSpec
-from core.models.tiny import TinyConfig
-from core.models.tiny_load import build
-from core.operators import PAPER_OPERATORS, Inpainting, SuperResolution
-from core.prox import prox_l2
-from core.solver import Solver, SolverConfig
+from core.contract import SolverConfig
+from core.models.tiny.denoiser import TinyConfig
+from core.models.tiny.load import build
+from core.operators.masks import Inpainting
+from core.operators.prox import prox_l2
+from core.operators.super_resolution import SuperResolution
+from core.operators.table import PAPER_OPERATORS
+from core.solver import Solver
 from core.training.data import procedural
 from core.video import from_pixels
 

@@ -8,11 +8,14 @@ import pytest
 import pytest_asyncio
 
 from core.chunks import Chunk
-from core.operators import GaussianBlur, Inpainting, SuperResolution, TemporalAverage
-from core.solver import SolverConfig
-from server.messages import DeviceOptions, StreamSpec
-from server.scheduler import Job, Scheduler
-from server.worker import Work, Worker, WorkerConfig
+from core.contract import SolverConfig
+from core.operators.averages import TemporalAverage
+from core.operators.blur import GaussianBlur
+from core.operators.masks import Inpainting
+from core.operators.super_resolution import SuperResolution
+from server.device.messages import DeviceOptions, StreamSpec
+from server.device.worker import Work, Worker, WorkerConfig
+from server.scheduling.scheduler import Job, Scheduler
 
 HEIGHT, WIDTH, CHUNKS, MOST = 64, 96, 4, 8
 

@@ -16,9 +16,9 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription, V
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 
-from server.app import create_app, listening
+from server.api.app import create_app, listening
+from server.api.keys import SESSIONS
 from server.settings import read_settings
-from server.signaling import SESSIONS
 
 WIDTH, HEIGHT, FPS, BITS, CELL = 128, 96, 16, 10, 12
 

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import ClientSession
 
-from server.app import create_app, listening
-from server.client import Client, ClientConfig, footage_of
+from server.api.app import create_app, listening
+from server.api.keys import SESSIONS
+from server.loadtest.client import Client, ClientConfig, footage_of
 from server.settings import read_settings
-from server.signaling import SESSIONS
 
 
 @asynccontextmanager

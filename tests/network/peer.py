@@ -15,8 +15,10 @@ from aiortc import MediaStreamTrack, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 
-from server.rtc import PeerConnection, RtcConfig
-from server.sdp import AnswerOptions, parse_offer
+from server.webrtc.answer import AnswerOptions
+from server.webrtc.config import RtcConfig
+from server.webrtc.offer import parse_offer
+from server.webrtc.peer import PeerConnection
 
 WIDTH, HEIGHT, FPS = 832, 480, 16
 

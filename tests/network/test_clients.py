@@ -1,6 +1,6 @@
 """Clients of other makers, which never saw our code, against `avis serve` with the real model.
 
-FFmpeg's WHIP muxer, the one that a Python package brings along, is in tests/server/test_whip.py.
+FFmpeg's WHIP muxer, the one that a Python package brings along, is in tests/server/api/test_whip.py.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from playwright.async_api import async_playwright
 
-from server.app import listening
+from server.api.app import listening
 from server.settings import read_settings
 
 pytestmark = pytest.mark.network

@@ -21,13 +21,16 @@ from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 from playwright.async_api import async_playwright
 
-from server.app import listening
-from server.client import luma_of
-from server.footage import Clip, SyntheticScene
-from server.frame_code import code_height, draw_code, read_code
-from server.rtc import PeerConnection, RtcConfig
-from server.sdp import AnswerOptions, SdpLimits, parse_offer
+from server.api.app import listening
+from server.loadtest.client import luma_of
+from server.loadtest.footage import Clip, SyntheticScene
+from server.loadtest.frame_code import code_height, draw_code, read_code
 from server.settings import read_settings
+from server.webrtc.answer import AnswerOptions
+from server.webrtc.config import RtcConfig
+from server.webrtc.offer import parse_offer
+from server.webrtc.peer import PeerConnection
+from server.webrtc.sdp_lines import SdpLimits
 
 WIDTH, HEIGHT, FPS = 832, 480, 16
 SECONDS = 12

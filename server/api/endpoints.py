@@ -1,0 +1,219 @@
+"""The HTTP interface: sessions are opened, asked, changed and ended here. No input is answered with a 500."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from aiohttp import web
+from pydantic import Field
+
+from core.config import Config
+from core.operators.table import Operator
+from server.api.addresses import client_of
+from server.api.bodies import merged_solver, read_json, sdp_limits, validate
+from server.api.keys import SESSIONS
+from server.api.usage import usage_of
+from server.sessions.config import SessionConfig
+from server.sessions.refusals import Asks, Refusal
+from server.webrtc.ice_servers import ice_servers
+from server.webrtc.offer import parse_offer
+
+WEB = Path(__file__).resolve().parents[2] / "web"
+
+PAGE = frozenset(path.name for path in WEB.glob("*.*"))
+"""the files of the page, all in one folder"""
+
+
+class OfferBody(Config):
+    """What POST /sessions takes beside the fields of a SessionConfig."""
+
+    sdp: str
+    """the offer"""
+    type: Literal["offer"]
+    model: str | None = None
+    """name of the model; unset takes the server's"""
+    resume: str | None = None
+    """id of a session whose connection was lost, to go on with it; other fields are then of no account"""
+    queue: bool = False
+    """where there is no place, wait for one: the refusal then tells the client's position and a ticket"""
+    ticket: str | None = Field(None, max_length=64)
+    """the ticket of an earlier refusal, which keeps the place in line"""
+
+
+class Change(Config):
+    """What PATCH /sessions/ID takes."""
+
+    operator: Operator | None = None
+    solver: dict[str, Any] | None = None
+    """the settings that change; the others stay"""
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/sessions", open_session),
+        web.get("/sessions/{id}", report_session),
+        web.patch("/sessions/{id}", change_session),
+        web.delete("/sessions/{id}", end_session),
+        web.delete("/queue/{ticket}", leave_line),
+        web.get("/healthz", health),
+        web.get("/readyz", readiness),
+        web.get("/models", models),
+        web.get("/operators", operators),
+        web.get("/ice", ice),
+        web.get("/stats", stats),
+        web.get("/", page),
+        web.get("/{file}", page),
+    ]
+
+
+async def open_session(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    body = await read_json(request)
+    fields = {name: body.pop(name) for name in list(body) if name in SessionConfig.model_fields}
+    offer_body = validate(OfferBody, body)
+    if offer_body.model not in (None, sessions.settings.model):
+        found = f"{offer_body.model[:40]!r}"
+        raise Refusal(422, "unknown_model", f"this server has the model {sessions.settings.model}, not {found}")
+    fields["solver"] = merged_solver(sessions.solver, fields.get("solver"))
+    fields.setdefault("fps", sessions.settings.fps)
+    config = validate(SessionConfig, fields)
+    offer = parse_offer(offer_body.sdp, sdp_limits(sessions))
+    if offer_body.resume is not None:
+        opened = await sessions.resume(offer_body.resume, offer)
+    else:
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+        client = client_of(request.remote, forwarded, sessions.settings.trusted_proxies)
+        opened = await sessions.open(offer, config, asks=Asks(offer_body.queue, offer_body.ticket, client))
+    answer = {"id": opened.session.id, "sdp": opened.answer, "type": "answer"}
+    headers = {"Location": f"/sessions/{opened.session.id}"}
+    return web.json_response(answer, status=201, headers=headers)
+
+
+async def report_session(request: web.Request) -> web.Response:
+    return web.json_response(request.app[SESSIONS].get(request.match_info["id"]).report())
+
+
+async def change_session(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    session = sessions.get(request.match_info["id"])
+    change = validate(Change, await read_json(request))
+    wanted = session.wanted
+    update = {
+        "operator": change.operator or wanted.operator,
+        "solver": merged_solver(wanted.solver, change.solver),
+    }
+    config = wanted.model_copy(update=update)
+    return web.json_response({"applies_from_chunk": await sessions.change(session.id, config)})
+
+
+async def end_session(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    sessions.end(sessions.get(request.match_info["id"]).id, "the client ended it")
+    return web.Response(status=204)
+
+
+async def leave_line(request: web.Request) -> web.Response:
+    request.app[SESSIONS].line.leave(request.match_info["ticket"])
+    return web.Response(status=204)
+
+
+async def health(request: web.Request) -> web.Response:
+    """The process lives."""
+    return web.json_response({"status": "ok"})
+
+
+async def readiness(request: web.Request) -> web.Response:
+    """200 when a model is warm, else 503 with the reason."""
+    worker = request.app[SESSIONS].worker
+    if worker.state != "ready":
+        reason = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
+        raise Refusal(503, "not_ready", f"no model is ready: {reason}", retry_after=2)
+    return web.json_response({"status": "ready", "model": request.app[SESSIONS].settings.model})
+
+
+async def models(request: web.Request) -> web.Response:
+    sessions = request.app[SESSIONS]
+    worker = sessions.worker
+    costs = worker.ready.chunk_seconds if worker.ready else {}
+    model = {
+        "name": sessions.settings.model,
+        "state": worker.state,
+        "device": worker.loaded.device if worker.loaded else None,
+        "chunk_seconds": {f"{width}x{height}": round(s, 4) for (width, height), s in costs.items()},
+        "solver": sessions.solver.model_dump(mode="json"),
+    }
+    return web.json_response({"models": [model]})
+
+
+async def operators(request: web.Request) -> web.Response:
+    """Every operator's kind, JSON schema and defaults."""
+    union = get_args(Operator)[0]
+    return web.json_response(
+        {
+            "operators": [
+                {
+                    "kind": schema["properties"]["kind"]["const"],
+                    "schema": schema,
+                    "defaults": defaults(schema),
+                }
+                for schema in (operator.model_json_schema() for operator in get_args(union))
+            ]
+        }
+    )
+
+
+async def ice(request: web.Request) -> web.Response:
+    """The STUN and TURN servers, as a browser's RTCPeerConnection takes them. Their logins end: ask before an offer."""
+    servers = ice_servers(request.app[SESSIONS].settings, time.time())
+    body = {"iceServers": [server.as_dict() for server in servers]}
+    return web.json_response(body, headers={"Cache-Control": "no-store"})
+
+
+async def stats(request: web.Request) -> web.Response:
+    """The server as a whole, for people and load tests. It names no session: who knows its id may end it."""
+    sessions = request.app[SESSIONS]
+    now = asyncio.get_running_loop().time()
+    return web.json_response(
+        {
+            "device": {
+                "state": sessions.worker.state,
+                "restarts": sessions.worker.restarts,
+                "load": round(sessions.admission.load(now), 3),
+                "slowness": round(sessions.admission.slowness(now), 3),
+                "waiting": sessions.scheduler.waiting(),
+            },
+            "processes": {"server": usage(os.getpid()), "device": usage(sessions.worker.pid)},
+            "tasks": len(asyncio.all_tasks()),
+            "frame_memory_bytes": sessions.worker.memory_bytes,
+            "sessions": [nameless(session.report()) for session in sessions],
+            "opened": sessions.opened_total,
+            "refused": sessions.refused_total,
+        }
+    )
+
+
+def nameless(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != "id"}
+
+
+def usage(pid: int | None) -> dict[str, int] | None:
+    found = usage_of(pid)
+    return None if pid is None or found is None else {"pid": pid, **asdict(found)}
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """One file of the page, `index.html` where none is named; a browser asks each time whether it is still the same."""
+    name = request.match_info.get("file", "index.html")
+    if name not in PAGE:
+        raise web.HTTPNotFound
+    return web.FileResponse(WEB / name, headers={"Cache-Control": "no-cache"})
+
+
+def defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """The values that a schema's properties have when nothing is said."""
+    return {name: p["default"] for name, p in schema["properties"].items() if "default" in p}

@@ -1,0 +1,59 @@
+"""Every refusal as JSON in one form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from server.api.keys import SESSIONS
+from server.sessions.refusals import Place, Refusal
+from server.webrtc.sdp_lines import OfferRefused
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal in one form. What is left is a fault of ours, and only that is a 500."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        count_refusal(request, refusal.code)
+        return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
+    except OfferRefused as refusal:
+        count_refusal(request, refusal.code)
+        return error_response(refusal.status, refusal.code, refusal.message)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        count_refusal(request, code_of(error))
+        response = error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+
+
+def count_refusal(request: web.Request, code: str) -> None:
+    """Counts a refused request to open something; each code stands in the source, so there are not many."""
+    if request.method == "POST":
+        request.app[SESSIONS].refusals[code] += 1
+
+
+def error_response(
+    status: int, code: str, message: str, retry_after: float | None = None, place: Place | None = None
+) -> web.Response:
+    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body: dict[str, Any] = {"error": {"code": code, "message": message, "retryable": retry_after is not None}}
+    if place is not None:
+        body["queue"] = {"position": place.position, "ticket": place.ticket}
+    return web.json_response(body, status=status, headers=headers)
+
+
+def code_of(error: web.HTTPException) -> str:
+    known = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "bad_content_type"}
+    return known.get(error.status, "bad_request")

@@ -1,0 +1,133 @@
+"""What the server counts, as Prometheus reads it: `GET /metrics` on the admin port.
+
+Nothing is counted here. The figures of sessions that live and of those that ended are added up when they are asked
+for; no label names a session, a client or anything else of which there may be any number.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import get_args
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+from prometheus_client.registry import Collector
+
+from server.api.usage import usage_of
+from server.device.worker import WorkerState
+from server.scheduling.ladder import RUNGS
+from server.sessions.config import SessionState
+from server.sessions.sessions import Sessions
+from server.sessions.telemetry import Histogram, SessionFigures
+
+
+class SessionsCollector(Collector):
+    """Reads the figures of all sessions and their device."""
+
+    def __init__(self, sessions: Sessions):
+        self._sessions = sessions
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_sessions()
+        yield from self._of_device()
+        yield from of_figures(self._sessions.totals())
+        yield from self._of_processes()
+
+    def _of_sessions(self) -> Iterator[Metric]:
+        sessions, now = self._sessions, asyncio.get_running_loop().time()
+        states = Counter(session.state.value for session in sessions)
+        known = {state.value: states[state.value] for state in SessionState if state is not SessionState.CLOSED}
+        yield gauges("avis_sessions", "Sessions that are open.", "state", known)
+        yield counter("avis_sessions_opened", "Sessions that were opened.", sessions.opened_total)
+        yield gauge("avis_clients_waiting", "Refused clients that wait in line.", sessions.line.waiting(now))
+        yield counters("avis_refusals", "Requests to open something that were refused.", "code", sessions.refusals)
+
+    def _of_device(self) -> Iterator[Metric]:
+        sessions, now = self._sessions, asyncio.get_running_loop().time()
+        worker, admission = sessions.worker, sessions.admission
+        states = {state: int(worker.state == state) for state in get_args(WorkerState)}
+        yield gauges("avis_device_state", "1 for the state that the device is in.", "state", states)
+        yield counter("avis_device_restarts", "Times that the device process was started again.", worker.restarts)
+        yield gauge("avis_device_load_ratio", "Share of the device's time that the sessions take.", admission.load(now))
+        yield gauge("avis_device_slowness_ratio", "Times that it is slower than warm.", admission.slowness(now))
+        yield gauge("avis_chunks_waiting", "Chunks that wait for the device.", sessions.scheduler.waiting())
+        yield histograms("avis_chunk_seconds", "Seconds of each stage of a chunk.", "stage", sessions.stages)
+
+    def _of_processes(self) -> Iterator[Metric]:
+        worker = self._sessions.worker
+        found = {"server": usage_of(os.getpid()), "device": usage_of(worker.pid)}
+        usages = {process: usage for process, usage in found.items() if usage is not None}
+        for name, text, attribute in (
+            ("avis_resident_memory_bytes", "Resident memory.", "rss_bytes"),
+            ("avis_open_fds", "Open file descriptors.", "fds"),
+            ("avis_threads", "Threads.", "threads"),
+        ):
+            yield gauges(name, text, "process", {key: getattr(usage, attribute) for key, usage in usages.items()})
+        yield gauge("avis_tasks", "Tasks of the server's event loop.", len(asyncio.all_tasks()))
+        yield gauge("avis_frame_memory_bytes", "Memory shared with the device process.", worker.memory_bytes)
+
+
+def of_figures(figures: SessionFigures) -> Iterator[Metric]:
+    """What all sessions counted together."""
+    rungs: dict[str, float] = {rung: figures.chunks[rung] for rung in RUNGS}
+    yield counters("avis_chunks", "Chunks that went back to their sessions.", "rung", rungs)
+    yield counter("avis_chunks_guided", "Chunks that were guided.", figures.guided)
+    yield counter("avis_chunks_shed", "Chunks that passed since others waited.", figures.shed)
+    yield counter("avis_chunks_failed", "Chunks that failed by their session's own fault.", figures.failed)
+    ways = {"in": figures.frames_in, "out": figures.frames_left}
+    yield counters("avis_frames", "Frames that came and that left.", "way", ways)
+    made_up = {"slow": figures.frames_repeated, "lost": figures.frames_lost}
+    yield counters("avis_frames_made_up", "Frames made up for some that did not come.", "reason", made_up)
+    yield counters("avis_frames_dropped", "Frames that came and did not leave.", "reason", figures.dropped)
+    yield counter("avis_reports_dropped", "Reports that a data channel did not take.", figures.reports_dropped)
+    yield counter("avis_sessions_resumed", "Connections that took the place of a lost one.", figures.resumed)
+    name, text = "avis_frame_latency_seconds", "Seconds from a frame's arrival to its departure."
+    yield histograms(name, text, "path", {"video": figures.latency})
+
+
+def gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def histograms(name: str, text: str, label: str, values: Mapping[str, Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=[label])
+    for key, histogram in values.items():
+        buckets = [("+Inf" if bound is None else str(bound), count) for bound, count in histogram.cumulative()]
+        family.add_metric([key], buckets, histogram.sum)
+    return family
+
+
+def admin_app(sessions: Sessions) -> web.Application:
+    """What the admin port serves: for operators, not for clients."""
+    registry = CollectorRegistry()
+    registry.register(SessionsCollector(sessions))
+
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics)])
+    return app

@@ -1,0 +1,199 @@
+"""The device process: one engine, asked one thing at a time over a pipe. Knows no session and no network.
+
+Started as `python -m server.device FD`; it ends when the other end of the pipe closes, which is also when the
+server dies. An error that is not one stream's own fault ends it: after that a device cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from socket import AF_UNIX, SOCK_STREAM, fromfd, recv_fds
+
+import torch
+
+from core.contract import SolverConfig
+from core.engine import Engine
+from core.models.table import load
+from server.device.frame_memory import FrameMemory
+from server.device.messages import (
+    LOG_FORMAT,
+    Close,
+    DeviceOptions,
+    Done,
+    Loaded,
+    Open,
+    Panel,
+    Ping,
+    Refused,
+    Reply,
+    Request,
+    Step,
+    Stepped,
+    Unusable,
+)
+from server.device.warm_up import warmed_up
+
+PR_SET_PDEATHSIG = 1
+NICENESS = 5
+"""on a CPU the server's own work, which keeps frames on time, goes before their restoration"""
+
+
+class StageTimer:
+    """Milliseconds of each stage of one chunk, in the sense of core.solver.Stage."""
+
+    def __init__(self, synchronize: Callable[[], None]):
+        self.ms: dict[str, float] = {}
+        self._synchronize = synchronize
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self.ms[name] = self.ms.get(name, 0.0) + 1000 * (time.perf_counter() - start)
+
+
+@dataclass
+class Device:
+    """Answers requests with an engine and the frame memory of each open stream."""
+
+    engine: Engine
+    descriptor: Callable[[], int]
+    """receives the file descriptor that follows an Open"""
+    _streams: dict[str, tuple[FrameMemory, tuple[Panel, ...]]] = field(default_factory=dict)
+
+    def answer(self, request: Request) -> Reply:
+        match request:
+            case Open():
+                return self._open(request)
+            case Step():
+                return self._step(request)
+            case Close():
+                return self._close(request.stream_id)
+            case Ping():
+                self.engine.check_integrity()
+                return Done()
+
+    def _open(self, request: Open) -> Reply:
+        spec, memory = request.spec, FrameMemory(self.descriptor(), request.input_bytes, request.output_bytes)
+        self._close(request.stream_id)
+        try:
+            self.engine.open(request.stream_id, request.operator, spec.mode, spec.height, spec.width, spec.seed)
+        except ValueError as error:
+            memory.close()
+            return Refused(str(error))
+        except torch.OutOfMemoryError:
+            memory.close()
+            return Refused(f"the device has no memory left for another stream of {spec.width}x{spec.height}")
+        self._streams[request.stream_id] = memory, spec.panels
+        return Done()
+
+    def _step(self, request: Step) -> Reply:
+        start = time.perf_counter()
+        timer = StageTimer(self._synchronize)
+        try:
+            memory, panels = self._streams[request.stream_id]
+            with timer("transfer"):
+                frames = memory.read_input(request.shape)
+            result = self.engine.step(
+                request.stream_id,
+                frames,
+                request.operator,
+                request.solver,
+                request.rung,
+                panels,
+                timer,
+                gap=request.gap,
+                lost=request.lost,
+            )
+            with timer("transfer"):
+                memory.write_output(result.panels)
+        except (ValueError, FloatingPointError) as error:
+            return Refused(str(error))
+        except KeyError:
+            return Refused(f"stream {request.stream_id} is not open on the device")
+        timer.ms["total"] = 1000 * (time.perf_counter() - start)
+        shape = result.panels.shape
+        return Stepped(shape, result.guided, result.residual, result.psnr, result.psnr_x_init, timer.ms)
+
+    def _close(self, stream_id: str) -> Reply:
+        self.engine.close(stream_id)
+        memory, _ = self._streams.pop(stream_id, (None, ()))
+        if memory is not None:
+            memory.close()
+        return Done()
+
+    def _synchronize(self) -> None:
+        """Waits for the device, so that a stage's time is its own."""
+        if self.engine.model.device.type == "cuda":
+            torch.cuda.synchronize(self.engine.model.device)
+
+
+def serve(connection: Connection, options: DeviceOptions) -> None:
+    """Loads, warms up, and answers until the other end closes."""
+    os.nice(NICENESS)
+    try:
+        engine = start(connection, options)
+    except (ValueError, FileNotFoundError) as error:
+        connection.send(Unusable(str(error)))
+        return
+    except torch.OutOfMemoryError as error:
+        if options.measured is not None:
+            raise  # it served before, and will again when what the last process held is free
+        connection.send(Unusable(f"the device has too little memory for {options.model}: {error}"))
+        return
+    device = Device(engine, lambda: receive_descriptor(connection))
+    while True:
+        try:
+            request = connection.recv()
+        except EOFError:
+            return
+        connection.send(device.answer(request))
+
+
+def start(connection: Connection, options: DeviceOptions) -> Engine:
+    """Loads and warms up, and says so."""
+    model = load(options.model, options.weights, options.device, options.codec, options.model_settings)
+    solver = SolverConfig.model_validate({"num_steps": model.num_steps, **options.solver})
+    connection.send(Loaded(model.name, str(model.device), solver))
+    engine = Engine(model)
+    connection.send(warmed_up(engine, solver, options))
+    return engine
+
+
+def receive_descriptor(connection: Connection) -> int:
+    with fromfd(connection.fileno(), AF_UNIX, SOCK_STREAM) as socket:
+        _, descriptors, _, _ = recv_fds(socket, 1, 1)
+    return descriptors[0]
+
+
+def end_with_parent() -> None:
+    """Asks Linux to end this process with its parent, even in the middle of a chunk."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Connection(int(sys.argv[1])) as connection:
+        options: DeviceOptions = connection.recv()
+        logging.basicConfig(level=options.log_level.upper(), format=LOG_FORMAT)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        serve(connection, options)
+
+
+if __name__ == "__main__":
+    main()

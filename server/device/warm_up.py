@@ -1,0 +1,88 @@
+"""Warms a model up at the sizes that sessions will use, and measures what a chunk costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from core.contract import Rung, SolverConfig
+from core.engine import Engine
+from core.models.table import MODELS, Model
+from core.operators.super_resolution import SuperResolution
+from server.device.messages import DeviceOptions, Ready
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What one size costs."""
+
+    seconds: float
+    """of a full later chunk"""
+    x_init_seconds: float
+    """of one that passes the model by"""
+    session_bytes: int
+    """of device memory that an open stream holds; 0 on a CPU"""
+
+
+def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> WarmUp:
+    """Restores chunks of `size` (width, height) on a stream of its own, and tells what the last two took.
+
+    Before them the cache fills, and whatever compiles for each of its fillings does so. Later chunks are not guided,
+    wherever the calendar of `solver` falls: one that is guided costs a few times as much, and admission knows that.
+    """
+    solver = solver.model_copy(update={"reinject_every": 0, "reinject_residual": 0.0})
+    width, height = size
+    before = held_bytes(engine)
+    operator = SuperResolution()
+    rng = np.random.default_rng(0)
+    on_cpu = engine.model.device.type == "cpu"
+    seconds = {}
+    settled = max(2, engine.model.denoiser.chunks_to_settle)
+    engine.open("warmup", operator, "simulate", height, width)
+    for index in range(settled + 2):
+        rung: Rung = "full" if index <= settled else "x_init"
+        frames = rng.integers(0, 256, (engine.spec.frames(index), height, width, 3), np.uint8)
+        wall, cpu = time.perf_counter(), time.process_time()
+        engine.step("warmup", frames, operator, solver, rung)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        seconds[rung] = min(wall, cpu) if on_cpu else wall  # what else this machine does is not the chunk's cost
+    session_bytes = held_bytes(engine) - before
+    engine.close("warmup")
+    return WarmUp(seconds["full"], seconds["x_init"], session_bytes)
+
+
+def warmed_up(engine: Engine, solver: SolverConfig, options: DeviceOptions) -> Ready:
+    """Warms up and tells what it measured. On a CPU, where there is little to warm, only in the first life.
+
+    After a loss the sessions wait: ready after 9.7 s with a warm-up, after 7.9 s without (two busy cores, once each).
+    """
+    if options.measured is not None and engine.model.device.type == "cpu":
+        return options.measured
+    costs = {size: warm_up(engine, solver, size) for size in options.warm_sizes or (usual_size(engine.model),)}
+    return Ready(
+        {size: cost.seconds for size, cost in costs.items()},
+        {size: cost.session_bytes for size, cost in costs.items()},
+        free_bytes(engine),
+        {size: cost.x_init_seconds for size, cost in costs.items()},
+    )
+
+
+def usual_size(model: Model) -> tuple[int, int]:
+    """(width, height) that the model is warmed up at when nobody names a size."""
+    spec = MODELS[model.name]
+    return spec.cpu_size if model.device.type == "cpu" else spec.size
+
+
+def held_bytes(engine: Engine) -> int:
+    """Device memory in use; 0 on a CPU, whose memory we share with everybody."""
+    device = engine.model.device
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def free_bytes(engine: Engine) -> int:
+    """Device memory that sessions may take; what a chunk needs for a moment is in torch's pool by now."""
+    device = engine.model.device
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0

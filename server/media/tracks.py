@@ -1,0 +1,83 @@
+"""The outgoing track: restored frames leave at their playout times. Knows no session and no device."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+from av import VideoFrame
+
+from server.media.playout import Playout
+
+CLOCK_RATE = 90_000
+TIME_BASE = Fraction(1, CLOCK_RATE)
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A frame on its way out, with what its session wants to know when it leaves."""
+
+    image: VideoFrame
+    arrival: float
+    """when its source frame came, in seconds of the server's clock"""
+    chunk: Any = None
+
+
+class RestoredTrack(MediaStreamTrack):
+    """Plays what `playout` decides. `on_left` and `on_dropped` hear of every frame that was put, once."""
+
+    kind = "video"
+
+    def __init__(
+        self,
+        playout: Playout[Outgoing],
+        on_left: Callable[[Outgoing, float], None],
+        on_dropped: Callable[[Outgoing], None],
+    ):
+        super().__init__()
+        self.playout = playout
+        self._on_left = on_left
+        self._on_dropped = on_dropped
+        self._changed = asyncio.Event()
+
+    def put(self, frames: list[tuple[int, Outgoing]], standing: Collection[int] = ()) -> None:
+        """Queues frames with their slots; those in the slots `standing` repeat the one before through a pause."""
+        for frame in self.playout.put(frames, asyncio.get_running_loop().time(), standing):
+            self._on_dropped(frame)
+        self._changed.set()
+
+    def stop(self) -> None:
+        super().stop()
+        self._changed.set()
+
+    async def recv(self) -> VideoFrame:
+        """The next frame, when its time has come: the peer connection sends it at once."""
+        clock = asyncio.get_running_loop().time
+        while self.readyState == "live":
+            now = clock()
+            taken = self.playout.take(now)
+            if taken is not None:
+                slot, frame, dropped = taken
+                for late in dropped:
+                    self._on_dropped(late)
+                self._on_left(frame, now)
+                return stamp(frame.image, slot, self.playout.fps)
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(self.playout.due()):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        raise MediaStreamError("the session ended")
+
+
+def stamp(image: VideoFrame, slot: int, fps: float) -> VideoFrame:
+    """The frame with the timestamp of output slot `slot`, in the 90 kHz of RTP."""
+    image.pts = round(slot * CLOCK_RATE / fps)
+    image.time_base = TIME_BASE
+    return image

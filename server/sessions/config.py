@@ -1,0 +1,83 @@
+"""What a client may say about its session, and how long a session may wait. Pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from pydantic import Field, model_validator
+
+from core.config import Config
+from core.contract import SolverConfig
+from core.operators.super_resolution import SuperResolution
+from core.operators.table import Operator
+from server.device.messages import Mode, Panel
+from server.media.recording import Record
+from server.settings import Settings, Size
+
+
+class SessionState(enum.Enum):
+    CONNECTING = "connecting"
+    STREAMING = "streaming"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class SessionConfig(Config):
+    """What a client may say about its session."""
+
+    operator: Operator = Field(default_factory=SuperResolution)
+    """the degradation that the video suffered (incoming), or that is applied to it first (simulate)"""
+    mode: Mode = "incoming"
+    """whether the video that comes is degraded already, or clean and degraded here"""
+    fps: float = Field(16.0, ge=1, le=60)
+    """frames per second that are restored"""
+    size: Size | None = None
+    """WIDTHxHEIGHT of a restored frame; unset takes what fits the first frame"""
+    solver: SolverConfig = Field(default_factory=SolverConfig)
+    """how the restoration is done"""
+    panels: tuple[Panel, ...] = Field(("restored",), min_length=1, max_length=4)
+    """pictures of the same frame, side by side in the frames that go back"""
+    record: Record = "nothing"
+    """what the server keeps of the session, where it may: nothing, restored, or both sides"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """seed of the noise"""
+
+    @model_validator(mode="after")
+    def _shows_what_is_known(self) -> SessionConfig:
+        if self.mode == "incoming" and "original" in self.panels:
+            raise ValueError("panels may hold original in mode simulate only: what comes in is the measurement")
+        return self
+
+
+@dataclass
+class Deadlines:
+    """When a session has waited long enough, in seconds. Pure."""
+
+    connect: float
+    first_frame: float
+    idle: float
+    most: float
+    """0: a session may live as long as it likes"""
+
+    def expired(self, now: float, opened: float, connected: float | None, last_frame: float | None) -> str | None:
+        """Why the session must end at `now`, or None."""
+        if self.most and now - opened > self.most:
+            return f"a session may last {self.most:g} s"
+        if connected is None:
+            return f"no connection within {self.connect:g} s" if now - opened > self.connect else None
+        if last_frame is None:
+            waited = now - connected > self.first_frame
+            return f"no video within {self.first_frame:g} s of the connection" if waited else None
+        return f"no video for {self.idle:g} s" if now - last_frame > self.idle else None
+
+
+def fit_size(config: SessionConfig, width: int, height: int, settings: Settings) -> tuple[int, int]:
+    """(width, height) of restored frames for an input of `width` x `height`: multiples of 16 within the limits."""
+    enlarges = 1.0
+    if config.mode == "incoming":
+        enlarges = 480 / config.operator.measurement_size(480, 480)[0]
+    width, height = round(width * enlarges), round(height * enlarges)
+    shrink = min(1.0, (settings.max_pixels / (width * height)) ** 0.5)
+    least = -(-settings.min_side // 16) * 16
+    return max(least, int(width * shrink) // 16 * 16), max(least, int(height * shrink) // 16 * 16)

@@ -1,0 +1,201 @@
+"""Named streams: one client publishes each, and any number watch it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from server.media.broadcast import Broadcast, PlayerTrack
+from server.sessions.config import SessionConfig, SessionState
+from server.sessions.negotiation import negotiate, rtc_config
+from server.sessions.refusals import Refusal
+from server.sessions.session import Session
+from server.sessions.sessions import Sessions
+from server.settings import Settings
+from server.webrtc.offer import Offer
+from server.webrtc.peer import PeerConnection
+
+logger = logging.getLogger(__name__)
+
+PLAYER_PACKETS = 50
+"""packets of sound that may wait for a player: one second"""
+
+
+@dataclass(eq=False)
+class Player:
+    """One WHEP client of a stream."""
+
+    id: str
+    pc: PeerConnection
+    offer: Offer
+    tracks: list[tuple[Broadcast, PlayerTrack]] = field(default_factory=list)
+    deadline: asyncio.Task[None] | None = None
+
+
+@dataclass(eq=False)
+class Stream:
+    """What one WHIP client publishes, restored, and who watches it."""
+
+    name: str
+    session: Session
+    offer: Offer
+    video: Broadcast
+    sound: Broadcast | None
+    players: dict[str, Player] = field(default_factory=dict)
+
+    @property
+    def broadcasts(self) -> list[Broadcast]:
+        return [self.video] if self.sound is None else [self.video, self.sound]
+
+
+class Streams:
+    """All named streams of one server."""
+
+    def __init__(self, sessions: Sessions):
+        self.sessions = sessions
+        self.settings: Settings = sessions.settings
+        self._streams: dict[str, Stream | None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- publishing -----------------------------------------------------------------------------------------
+
+    async def publish(self, name: str, offer: Offer, config: SessionConfig) -> tuple[Stream, str]:
+        """Opens a session for `name`, and its answer. The name is taken before anything is awaited."""
+        self._claim(name)
+        try:
+            opened = await self.sessions.open(offer, config, returns=False)
+        except BaseException:
+            del self._streams[name]
+            raise
+        session = opened.session
+        sound = Broadcast(session.sound, PLAYER_PACKETS) if session.sound else None
+        stream = Stream(name, session, offer, session.output, sound)
+        self._streams[name] = stream
+        self._spawn(self._play(stream))
+        return stream, opened.answer
+
+    def _claim(self, name: str) -> None:
+        """Takes the name, from a publisher that has gone silent if need be."""
+        if name not in self._streams:
+            self._streams[name] = None
+            return
+        stream = self._streams[name]
+        if stream is None or (self._lives(stream) and stream.session.silence < self.settings.idle_pause):
+            raise Refusal(409, "name_taken", f"somebody publishes {name!r} already", retry_after=5)
+        self._streams[name] = None
+        self.sessions.end(stream.session.id, "another publisher took its name")
+
+    async def _play(self, stream: Stream) -> None:
+        """Plays the stream to its players until the session ends, then ends them."""
+        sound = asyncio.create_task(stream.sound.run()) if stream.sound else None
+        try:
+            await stream.video.ended.wait()
+        finally:
+            if self._streams.get(stream.name) is stream:
+                del self._streams[stream.name]
+            if sound is not None:
+                sound.cancel()
+                [fault] = await asyncio.gather(sound, return_exceptions=True)
+                if isinstance(fault, Exception):
+                    logger.error("the sound of %r failed", stream.name, exc_info=fault)
+            for player in list(stream.players.values()):
+                await self.leave(stream, player)
+
+    # --- watching -------------------------------------------------------------------------------------------
+
+    async def watch(self, name: str, offer: Offer) -> tuple[Player, str]:
+        """Opens one more player of `name`, and its answer."""
+        stream = self.published(name)
+        if len(stream.players) >= self.settings.max_players:
+            raise Refusal(503, "full", f"{name!r} has {len(stream.players)} players, the most", retry_after=10)
+        pc = PeerConnection(rtc_config(self.settings, stream.session.config.fps))
+        player = Player(secrets.token_urlsafe(12), pc, offer)
+        stream.players[player.id] = player
+        player.deadline = self._spawn(self._expire(stream, player))
+        tracks = self._connect(stream, player)
+        try:
+            answer = await negotiate(pc, offer, self.settings, tracks)
+            self.published(name)  # it may have ended meanwhile
+        except BaseException:
+            await self.leave(stream, player)
+            raise
+        return player, answer
+
+    def _connect(self, stream: Stream, player: Player) -> list[PlayerTrack]:
+        """The player's tracks; and hears when it goes."""
+        player.tracks = [(broadcast, broadcast.join()) for broadcast in stream.broadcasts]
+
+        @player.pc.on("connectionstatechange")
+        def on_connectionstatechange() -> None:
+            if player.pc.connectionState in ("failed", "closed") and player.id in stream.players:
+                self._spawn(self.leave(stream, player))
+
+        return [track for _, track in player.tracks]
+
+    async def _expire(self, stream: Stream, player: Player) -> None:
+        """Ends a player that has not connected in time."""
+        await asyncio.sleep(self.settings.connect_timeout)
+        if player.pc.connectionState != "connected":
+            player.deadline = None
+            await self.leave(stream, player)
+
+    async def leave(self, stream: Stream, player: Player) -> None:
+        """Ends one player: what `watch` began, in reverse."""
+        if stream.players.pop(player.id, None) is None:
+            return
+        for broadcast, track in player.tracks:
+            broadcast.leave(track)
+        await player.pc.close()
+        if player.deadline is not None:
+            player.deadline.cancel()
+
+    def _lives(self, stream: Stream) -> bool:
+        """Whether the publisher's session is open: it may have ended a moment ago."""
+        return stream.session.state not in (SessionState.DRAINING, SessionState.CLOSED)
+
+    def published(self, name: str) -> Stream:
+        stream = self._streams.get(name)
+        if stream is None or not self._lives(stream):
+            raise Refusal(409, "not_published", f"nobody publishes {name!r} now", retry_after=2)
+        return stream
+
+    def find(self, kind: str, name: str, resource: str) -> tuple[Stream, Player | None]:
+        """The stream, and for WHEP the player, that a session URL stands for."""
+        stream = self._streams.get(name)
+        if stream is not None and not self._lives(stream):
+            stream = None
+        if stream is not None and kind == "whip" and hmac.compare_digest(stream.session.id, resource):
+            return stream, None
+        if stream is not None and kind == "whep" and resource in stream.players:
+            return stream, stream.players[resource]
+        raise Refusal(404, "no_session", "no such session is open")
+
+    async def close(self) -> None:
+        """Ends every player; the sessions end their publishers."""
+        for stream in list(filter(None, self._streams.values())):
+            for player in list(stream.players.values()):
+                await self.leave(stream, player)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def report(self) -> dict[str, Any]:
+        """Who publishes and how many watch."""
+        streams = filter(None, self._streams.values())
+        return {stream.name: {"players": len(stream.players)} for stream in streams}
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a stream's task failed", exc_info=error)

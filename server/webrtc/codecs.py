@@ -1,0 +1,103 @@
+"""The codecs of an offer that the server speaks."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from server.webrtc.sdp_lines import attributes, unusable
+
+SUPPORTED_VIDEO = ("VP8", "H264 (baseline, packetization-mode=1)")
+SUPPORTED_AUDIO = ("opus", "PCMU", "PCMA", "G722")
+H264_PARAMETERS = "level-asymmetry-allowed=1;packetization-mode=1"
+H264_LEVELS = frozenset((10, 11, 12, 13, 20, 21, 22, 30, 31, 32, 40, 41, 42, 50, 51, 52))
+RTPMAP = re.compile(r"(\d{1,3}) ([A-Za-z0-9_.-]{1,32})/(\d{1,6})(?:/(\d{1,2}))?", re.A)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One payload type of an m-line, as it is shown to the WebRTC stack."""
+
+    payload_type: int
+    name: str
+    clock: int
+    channels: int | None = None
+    parameters: str = ""
+
+
+def parse_codecs(kind: str, lines: list[str], formats: list[str]) -> tuple[Codec, ...]:
+    """The codecs that this server has: VP8 before H.264, each followed by its retransmission format."""
+    offered = {int(pt) for pt in formats if pt.isdecimal() and int(pt) < 128}
+    maps = [match for value in attributes(lines, "rtpmap") if (match := RTPMAP.fullmatch(value))]
+    formats_of = {int(match[1]): match for match in reversed(maps) if int(match[1]) in offered}
+    parameters = format_parameters(lines)
+    if kind == "audio":
+        known = (audio_codec(pt, formats_of.get(pt)) for pt in order(formats, offered))
+        found = [codec for codec in known if codec]
+        supported = ", ".join(SUPPORTED_AUDIO)
+    else:
+        found = video_codecs(order(formats, offered), formats_of, parameters)
+        supported = ", ".join(SUPPORTED_VIDEO)
+    if not found:
+        raise unusable(f"no common {kind} codec: supported are {supported}", "unsupported_media")
+    return tuple(found)
+
+
+def order(formats: list[str], offered: set[int]) -> list[int]:
+    return [pt for pt in dict.fromkeys(int(pt) for pt in formats if pt.isdecimal()) if pt in offered]
+
+
+def format_parameters(lines: list[str]) -> dict[int, dict[str, str]]:
+    """The a=fmtp parameters of each payload type."""
+    found: dict[int, dict[str, str]] = {}
+    for value in attributes(lines, "fmtp"):
+        pt, _, text = value.partition(" ")
+        if pt.isdecimal() and len(pt) <= 3:
+            pairs = (item.partition("=") for item in text.split(";"))
+            found[int(pt)] = {key.strip().lower(): v.strip() for key, _, v in pairs}
+    return found
+
+
+def audio_codec(pt: int, described: re.Match[str] | None) -> Codec | None:
+    static = {0: "PCMU", 8: "PCMA", 9: "G722"}
+    if pt in static:
+        return Codec(pt, static[pt], 8000, 1)
+    if described and pt >= 96 and described[2].lower() == "opus" and described[3] == "48000":
+        return Codec(pt, "opus", 48000, 2, "minptime=10;useinbandfec=1")
+    return None
+
+
+def video_codecs(
+    payload_types: list[int], described: dict[int, re.Match[str]], parameters: dict[int, dict[str, str]]
+) -> list[Codec]:
+    """`described` maps a payload type to its rtpmap; a number below 96 would be answered with another one."""
+    usable = [pt for pt in payload_types if pt >= 96 and pt in described and described[pt][3] == "90000"]
+    by_name = {pt: described[pt][2].lower() for pt in usable}
+    vp8 = [Codec(pt, "VP8", 90000) for pt in usable if by_name[pt] == "vp8"][:1]
+    h264 = [
+        Codec(pt, "H264", 90000, None, f"{H264_PARAMETERS};profile-level-id={profile}")
+        for pt in usable
+        if by_name[pt] == "h264" and (profile := h264_profile(parameters.get(pt, {})))
+    ][:2]
+    found = []
+    for codec in vp8 + h264:
+        found.append(codec)
+        apt = str(codec.payload_type)
+        rtx = [pt for pt in usable if by_name[pt] == "rtx" and parameters.get(pt, {}).get("apt") == apt]
+        found += [Codec(pt, "rtx", 90000, None, f"apt={apt}") for pt in rtx[:1]]
+    return found
+
+
+def h264_profile(parameters: dict[str, str]) -> str | None:
+    """The baseline profile-level-id that stands for the offered one (RFC 6184, 8.1); None: not baseline."""
+    if parameters.get("packetization-mode", "0") != "1":
+        return None
+    offered = parameters.get("profile-level-id", "42e01f").lower()
+    if not re.fullmatch("[0-9a-f]{6}", offered):
+        return None
+    idc, flags, level = bytes.fromhex(offered)
+    constrained = (idc, flags & 0x4F) == (0x42, 0x40) or (idc, flags & 0x8F) == (0x4D, 0x80)
+    plain = (idc, flags & 0x4F) == (0x42, 0x00)
+    if level not in H264_LEVELS or not (constrained or plain):
+        return None
+    return "42e01f" if constrained else "42001f"

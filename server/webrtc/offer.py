@@ -1,0 +1,303 @@
+"""Offers checked before the WebRTC stack sees them. Pure: text in, text out.
+
+An offer is never filtered line by line: what is understood is parsed, and a new offer is written from it, so
+that the stack reads only lines this module made. The rest is refused with a code and one sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from server.webrtc.candidates import Candidate, collect_candidates
+from server.webrtc.codecs import Codec, parse_codecs
+from server.webrtc.sdp_lines import SdpLimits, attribute, attributes, is_port, malformed, shorten, split_lines, unusable
+
+Purpose = Literal["duplex", "publish", "play"]
+"""What the client wants: send and watch in one session, send only (WHIP), or watch only (WHEP)."""
+Direction = Literal["sendrecv", "sendonly", "recvonly", "inactive"]
+
+DIRECTIONS: dict[Purpose, tuple[Direction, ...]] = {
+    "duplex": ("sendrecv",),
+    "publish": ("sendrecv", "sendonly"),
+    "play": ("sendrecv", "recvonly"),
+}
+
+HEADER_EXTENSIONS = {
+    "urn:ietf:params:rtp-hdrext:sdes:mid": ("audio", "video"),
+    "urn:ietf:params:rtp-hdrext:ssrc-audio-level": ("audio",),
+    "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time": ("video",),
+}
+FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb")
+FINGERPRINT_BYTES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
+
+M_LINE = re.compile(r"m=([a-z]{1,16}) (\d{1,5})(?:/\d{1,3})? ([A-Z/]{1,32})((?: [\w.+-]{1,32}){1,128})", re.A)
+TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,16}")
+ICE_CHARS = re.compile(r"[A-Za-z0-9+/]+")
+EXTMAP = re.compile(r"(\d{1,3})(?:/\w{1,8})? (\S{1,128})(?: .*)?", re.A)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One m-line of an offer."""
+
+    kind: str
+    mid: str
+    direction: Direction
+    codecs: tuple[Codec, ...] = ()
+    feedback: tuple[str, ...] = ()
+    """`PT TYPE` pairs that the peer understands"""
+    extensions: tuple[tuple[int, str], ...] = ()
+    ssrcs: tuple[int, ...] = ()
+    """the media SSRC, and its retransmission SSRC when there is one"""
+    sctp_port: int = 0
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An offer that can be answered. `text` is what the WebRTC stack gets to see."""
+
+    sections: tuple[Section, ...]
+    ufrag: str
+    password: str
+    fingerprints: tuple[tuple[str, str], ...]
+    setup: Literal["active", "passive"]
+    candidates: tuple[Candidate, ...]
+    ignored_candidates: int = 0
+    """candidates that were not kept: TCP, host names, forbidden addresses, too many"""
+    trickle: bool = False
+    text: str = field(default="", repr=False)
+
+    def section(self, kind: str) -> Section | None:
+        return next((section for section in self.sections if section.kind == kind), None)
+
+    @property
+    def video(self) -> Section:
+        return next(section for section in self.sections if section.kind == "video")
+
+
+def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "duplex", sound: str = "") -> Offer:
+    """The offer in `text`, reduced to what this server can answer; raises `OfferRefused`.
+
+    `sound` names the one audio codec that is there to be played: a client without it gets its audio switched
+    off. By default it is the first that the client offers.
+    """
+    limits = limits or SdpLimits()
+    session, blocks = split_sections(text, limits)
+    sections = tuple(choose_sound(parse_section(block), sound) for block in blocks)
+    check_sections(sections, purpose)
+    primary = check_bundle(session, blocks, sections)
+    ufrag, password = ice_credentials(session, primary)
+    candidates, ignored = collect_candidates(blocks, limits)
+    options = attribute(primary, "ice-options") or attribute(session, "ice-options") or ""
+    offer = Offer(
+        sections=sections,
+        ufrag=ufrag,
+        password=password,
+        fingerprints=fingerprints(session, primary),
+        setup=setup(session, primary),
+        candidates=candidates,
+        ignored_candidates=ignored,
+        trickle="trickle" in options.split(),
+    )
+    return replace(offer, text=write_offer(offer))
+
+
+def split_sections(text: str, limits: SdpLimits) -> tuple[list[str], list[list[str]]]:
+    """The session lines and the lines of each m-line."""
+    lines = split_lines(text, limits)
+    if lines[:1] != ["v=0"]:
+        raise malformed("an SDP offer starts with the line v=0")
+    starts = [i for i, line in enumerate(lines) if line.startswith("m=")]
+    if not starts:
+        raise unusable("the offer has no media: one m=video line is expected", "no_video")
+    if len(starts) > limits.max_sections:
+        raise unusable(f"the offer may have {limits.max_sections} m-lines, this one has {len(starts)}")
+    ends = [*starts[1:], len(lines)]
+    return lines[: starts[0]], [lines[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def parse_section(lines: list[str]) -> Section:
+    match = M_LINE.fullmatch(lines[0].rstrip())
+    if match is None:
+        raise malformed(f"cannot read the m-line {shorten(lines[0])}")
+    kind, port, profile, formats = match[1], int(match[2]), match[3], match[4].split()
+    if kind not in ("audio", "video", "application"):
+        raise unusable(f"an m-line is audio, video or application, not {kind}")
+    if port == 0 and "a=bundle-only" not in lines:
+        raise unusable(f"the m={kind} line is switched off (port 0): leave it out of a first offer")
+    mid = attribute(lines, "mid")
+    if mid is None or not TOKEN.fullmatch(mid):
+        raise unusable(f"the m={kind} line needs an a=mid of 1 to 16 token characters")
+    if kind == "application":
+        return parse_application(lines, profile, formats, mid)
+    if profile not in ("UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "RTP/SAVPF", "TCP/TLS/RTP/SAVPF"):
+        raise unusable(f"the m={kind} line offers {profile}: only UDP/TLS/RTP/SAVPF is spoken here")
+    if "a=rtcp-mux" not in lines and "a=rtcp-mux-only" not in lines:
+        raise unusable(f"the m={kind} line needs a=rtcp-mux: RTP and RTCP share one port here")
+    codecs = parse_codecs(kind, lines, formats)
+    return Section(
+        kind=kind,
+        mid=mid,
+        direction=direction(lines),
+        codecs=codecs,
+        feedback=parse_feedback(lines, codecs),
+        extensions=parse_extensions(kind, lines),
+        ssrcs=parse_ssrcs(lines),
+    )
+
+
+def parse_application(lines: list[str], profile: str, formats: list[str], mid: str) -> Section:
+    port = attribute(lines, "sctp-port")
+    if profile != "UDP/DTLS/SCTP" or formats != ["webrtc-datachannel"] or port is None or not is_port(port):
+        raise unusable("m=application must be UDP/DTLS/SCTP webrtc-datachannel with an a=sctp-port")
+    return Section(kind="application", mid=mid, direction="sendrecv", sctp_port=int(port))
+
+
+def direction(lines: list[str]) -> Direction:
+    values: tuple[Direction, ...] = ("sendrecv", "sendonly", "recvonly", "inactive")
+    return next((value for value in values if f"a={value}" in lines), "sendrecv")
+
+
+def choose_sound(section: Section, wanted: str) -> Section:
+    """An audio section with one codec: sound is passed on as it comes, so both ways must speak the same."""
+    if section.kind != "audio":
+        return section
+    fitting = [codec for codec in section.codecs if wanted in ("", codec.name)]
+    if not fitting:
+        return replace(section, codecs=section.codecs[:1], direction="inactive")
+    return replace(section, codecs=(fitting[0],))
+
+
+def parse_feedback(lines: list[str], codecs: tuple[Codec, ...]) -> tuple[str, ...]:
+    said = set(attributes(lines, "rtcp-fb"))
+    media = [codec.payload_type for codec in codecs if codec.name in ("VP8", "H264")]
+    return tuple(f"{pt} {kind}" for pt in media for kind in FEEDBACK if {f"{pt} {kind}", f"* {kind}"} & said)
+
+
+def parse_extensions(kind: str, lines: list[str]) -> tuple[tuple[int, str], ...]:
+    found: dict[str, int] = {}
+    for value in attributes(lines, "extmap"):
+        match = EXTMAP.fullmatch(value)
+        if match and kind in HEADER_EXTENSIONS.get(match[2], ()) and 1 <= int(match[1]) <= 14:
+            found.setdefault(match[2], int(match[1]))
+    if len(set(found.values())) < len(found):
+        return ()
+    return tuple((number, uri) for uri, number in found.items())
+
+
+def parse_ssrcs(lines: list[str]) -> tuple[int, ...]:
+    """The first media SSRC and its retransmission SSRC; simulcast layers beyond it are not received."""
+    for value in attributes(lines, "ssrc-group"):
+        numbers = value.split()[1:3]
+        if value.startswith("FID ") and len(numbers) == 2 and all(map(is_ssrc, numbers)):
+            return int(numbers[0]), int(numbers[1])
+    first = next((value.split(" ")[0] for value in attributes(lines, "ssrc")), "")
+    return (int(first),) if is_ssrc(first) else ()
+
+
+def is_ssrc(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 10 and 0 < int(text) < 1 << 32
+
+
+def check_sections(sections: tuple[Section, ...], purpose: Purpose) -> None:
+    """One video line, at most one audio and one data channel line, and a direction that fits the purpose."""
+    kinds = [section.kind for section in sections]
+    if kinds.count("video") != 1:
+        raise unusable(f"exactly one m=video line is expected, found {kinds.count('video')}", "no_video")
+    if kinds.count("audio") > 1 or kinds.count("application") > 1:
+        raise unusable("at most one m=audio and one m=application line are expected")
+    if purpose != "duplex" and "application" in kinds:
+        raise unusable("a WHIP or WHEP session has no data channel: leave the m=application line out")
+    mids = [section.mid for section in sections]
+    if len(set(mids)) < len(mids):
+        raise unusable("two m-lines have the same a=mid")
+    payload_types = [codec.payload_type for section in sections for codec in section.codecs]
+    if len(set(payload_types)) < len(payload_types):
+        raise unusable("a payload type stands for two codecs, which BUNDLE forbids")
+    video = sections[kinds.index("video")].direction
+    if video not in DIRECTIONS[purpose]:
+        expected = " or ".join(DIRECTIONS[purpose])
+        raise unusable(f"the m=video line must be {expected} here, it is {video}", "wrong_direction")
+
+
+def check_bundle(session: list[str], blocks: list[list[str]], sections: tuple[Section, ...]) -> list[str]:
+    """The lines of the section whose transport all share: the first of the BUNDLE group."""
+    groups = [value.split() for value in attributes(session, "group")]
+    group = next((members for semantics, *members in groups if semantics == "BUNDLE"), [])
+    mids = [section.mid for section in sections]
+    if len(sections) > 1 and sorted(group) != sorted(mids):
+        raise unusable("the BUNDLE group must name every m-line's mid once: all media share one transport")
+    if group and group[0] not in mids:
+        raise unusable("the BUNDLE group names a mid that the offer does not have")
+    return blocks[mids.index(group[0])] if group else blocks[0]
+
+
+def ice_credentials(session: list[str], primary: list[str]) -> tuple[str, str]:
+    ufrag = attribute(primary, "ice-ufrag") or attribute(session, "ice-ufrag") or ""
+    password = attribute(primary, "ice-pwd") or attribute(session, "ice-pwd") or ""
+    if not (4 <= len(ufrag) <= 256 and ICE_CHARS.fullmatch(ufrag)):
+        raise unusable("the offer needs an a=ice-ufrag of 4 to 256 ice-chars")
+    if not (22 <= len(password) <= 256 and ICE_CHARS.fullmatch(password)):
+        raise unusable("the offer needs an a=ice-pwd of 22 to 256 ice-chars")
+    return ufrag, password
+
+
+def fingerprints(session: list[str], primary: list[str]) -> tuple[tuple[str, str], ...]:
+    found = []
+    for value in attributes(primary, "fingerprint") or attributes(session, "fingerprint"):
+        algorithm, _, digest = value.partition(" ")
+        length = FINGERPRINT_BYTES.get(algorithm.lower())
+        if length and re.fullmatch(rf"[0-9A-Fa-f]{{2}}(:[0-9A-Fa-f]{{2}}){{{length - 1}}}", digest):
+            found.append((algorithm.lower(), digest.upper()))
+    if not found:
+        raise unusable("the offer needs an a=fingerprint of sha-256, sha-384 or sha-512")
+    return tuple(found[:4])
+
+
+def setup(session: list[str], primary: list[str]) -> Literal["active", "passive"]:
+    """The client's DTLS role: a client that leaves the choice starts the handshake, so that we never do.
+
+    A server that answers passive works with every certificate type and offers no race on its ClientHello.
+    """
+    value = attribute(primary, "setup") or attribute(session, "setup")
+    if value not in ("actpass", "active", "passive"):
+        raise unusable(f"the offer needs a=setup:actpass, active or passive, found {value}")
+    return "passive" if value == "passive" else "active"
+
+
+def write_offer(offer: Offer) -> str:
+    """The offer as the WebRTC stack sees it."""
+    lines = ["v=0", "o=- 0 0 IN IP4 0.0.0.0", "s=-", "t=0 0"]
+    lines.append(f"a=group:BUNDLE {' '.join(section.mid for section in offer.sections)}")
+    lines.append("a=msid-semantic:WMS *")
+    for section in offer.sections:
+        lines += write_section(section) + write_transport(offer)
+    return "\r\n".join(lines) + "\r\n"
+
+
+def write_section(section: Section) -> list[str]:
+    if section.kind == "application":
+        lines = ["m=application 9 UDP/DTLS/SCTP webrtc-datachannel", "c=IN IP4 0.0.0.0"]
+        lines += [f"a=mid:{section.mid}", f"a=sctp-port:{section.sctp_port}"]
+        return [*lines, "a=max-message-size:65536"]
+    types = " ".join(str(codec.payload_type) for codec in section.codecs)
+    lines = [f"m={section.kind} 9 UDP/TLS/RTP/SAVPF {types}", "c=IN IP4 0.0.0.0"]
+    lines += [f"a=mid:{section.mid}", f"a={section.direction}", "a=rtcp-mux"]
+    lines += [f"a=extmap:{number} {uri}" for number, uri in section.extensions]
+    for codec in section.codecs:
+        channels = f"/{codec.channels}" if codec.channels and codec.channels > 1 else ""
+        lines.append(f"a=rtpmap:{codec.payload_type} {codec.name}/{codec.clock}{channels}")
+        lines += [f"a=fmtp:{codec.payload_type} {codec.parameters}"] if codec.parameters else []
+    lines += [f"a=rtcp-fb:{value}" for value in section.feedback]
+    if len(section.ssrcs) == 2:
+        lines.append(f"a=ssrc-group:FID {section.ssrcs[0]} {section.ssrcs[1]}")
+    return lines + [f"a=ssrc:{ssrc} cname:client" for ssrc in section.ssrcs]
+
+
+def write_transport(offer: Offer) -> list[str]:
+    lines = [f"a=ice-ufrag:{offer.ufrag}", f"a=ice-pwd:{offer.password}", "a=ice-options:trickle"]
+    lines += [f"a=fingerprint:{algorithm} {digest}" for algorithm, digest in offer.fingerprints]
+    lines.append(f"a=setup:{offer.setup}")
+    return lines + [f"a=candidate:{candidate}" for candidate in offer.candidates]

@@ -1,0 +1,72 @@
+"""Lines of SDP, their limits, and the refusal of an offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import Field
+
+from core.config import Config
+
+
+class OfferRefused(ValueError):
+    """An offer, a fragment or an answer that cannot be used; `status` is the HTTP status that says so."""
+
+    def __init__(self, status: int, code: str, message: str):
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+
+def malformed(message: str) -> OfferRefused:
+    return OfferRefused(400, "bad_sdp", message)
+
+
+def unusable(message: str, code: str = "unsupported_offer") -> OfferRefused:
+    return OfferRefused(422, code, message)
+
+
+class SdpLimits(Config):
+    """What an offer may ask for. The addresses in it decide where this server sends its first packets."""
+
+    max_bytes: int = Field(65536, ge=1024)
+    """size of an offer or a fragment in bytes"""
+    max_sections: int = Field(4, ge=1, le=16)
+    """m-lines that are looked at before the offer is refused as too many"""
+    max_candidates: int = Field(32, ge=1, le=100)
+    """candidates that are kept for connectivity checks; further ones are ignored"""
+    allow_loopback: bool = False
+    """probe loopback addresses: right for a server that serves its own machine only"""
+    allow_private: bool = True
+    """probe private addresses (RFC 1918, unique local): right for a server in a local network"""
+
+
+def split_lines(text: str, limits: SdpLimits) -> list[str]:
+    """The lines of an offer or a fragment; those with other than ASCII characters carry nothing we read."""
+    size = len(text.encode(errors="replace"))
+    if size > limits.max_bytes:
+        raise OfferRefused(413, "too_large", f"at most {limits.max_bytes} bytes are read, found {size}")
+    lines = [line.rstrip() for line in text.strip().split("\n")]
+    for number, line in enumerate(lines, 1):
+        if line[1:2] != "=" or not line.isprintable():
+            raise malformed(f"line {number} is not of the form x=value")
+    return [line for line in lines if line.isascii()]
+
+
+def attributes(lines: Iterable[str], name: str) -> list[str]:
+    """The values of every `a=name:value`."""
+    prefix = f"a={name}:"
+    return [line[len(prefix) :].strip() for line in lines if line.startswith(prefix)]
+
+
+def attribute(lines: Iterable[str], name: str) -> str | None:
+    return next(iter(attributes(lines, name)), None)
+
+
+def is_port(text: str) -> bool:
+    return text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16
+
+
+def shorten(text: str, length: int = 60) -> str:
+    return repr(text if len(text) <= length else text[:length] + "…")

@@ -1,0 +1,142 @@
+"""What Prometheus reads: the format, what is counted, and that no label grows with the number of sessions."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
+from prometheus_client.parser import text_string_to_metric_families
+
+from core.chunks import Chunk
+from core.operators.super_resolution import SuperResolution
+from server.api.app import administered, create_app
+from server.api.keys import SESSIONS
+from server.api.metrics import admin_app
+from server.device.messages import Stepped
+from server.device.worker import Restoration, Work
+from server.scheduling.scheduler import Job
+from server.settings import read_settings
+from server.simulation.process import SimulatedProcess
+from server.simulation.simulation import SimulatedDevice
+
+
+@pytest.fixture
+async def http():
+    app = create_app(read_settings(max_sessions=2))
+    sessions = app[SESSIONS]
+
+    async def start_device():
+        return SimulatedProcess(SimulatedDevice(seconds=0.01))
+
+    sessions.worker.start_device = start_device
+    async with TestClient(TestServer(app)) as client, TestClient(TestServer(admin_app(sessions))) as admin:
+        await sessions.worker.settled()
+        client.sessions, client.admin = sessions, admin
+        yield client
+
+
+async def offer():
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    pc.addTrack(VideoStreamTrack())
+    await pc.setLocalDescription(await pc.createOffer())
+    body = {"sdp": pc.localDescription.sdp, "type": "offer", "mode": "simulate", "size": "128x96"}
+    await pc.close()
+    return body
+
+
+async def read(http):
+    """The samples: (name, labels) to value."""
+    reply = await http.admin.get("/metrics")
+    assert (reply.status, reply.content_type) == (200, "text/plain")
+    samples = {}
+    for family in text_string_to_metric_families(await reply.text()):
+        assert family.documentation, f"{family.name} has no help"
+        for sample in family.samples:
+            key = sample.name, tuple(value for _, value in sorted(sample.labels.items()))
+            assert key not in samples, f"{key} is told twice"
+            samples[key] = sample.value
+    return samples
+
+
+def restored(session, rung="full", total=0.2):
+    ms = {"x_init": 100 * total, "denoise": 900 * total, "total": 1000 * total}
+    work = Work(None, False, 0, slots=(0,), timestamps=(0.0,), arrivals=(1.0,), submitted=1.0)
+    job = Job(session.id, Chunk(0, []), deadline=2.0, operator=SuperResolution(), context=work)
+    pixels = np.zeros((1, 96, 128, 3), np.uint8)
+    return job, Restoration(Stepped(pixels.shape, True, 0.1, None, None, ms), pixels, rung, 1.05, 1.05 + total)
+
+
+async def test_sessions_refusals_and_the_device_are_counted(http):
+    body = await offer()
+    answers = [await (await http.post("/sessions", json=body)).json() for _ in range(2)]
+    assert (await http.post("/sessions", json={**body, "queue": True})).status == 503
+    assert (await http.post("/sessions", json={})).status == 422
+    samples = await read(http)
+    assert samples["avis_sessions", ("connecting",)] == 2
+    assert samples["avis_sessions_opened_total", ()] == 2
+    assert samples["avis_clients_waiting", ()] == 1
+    assert samples["avis_refusals_total", ("full",)] == 1
+    assert samples["avis_refusals_total", ("bad_setting",)] == 1
+    assert samples["avis_device_state", ("ready",)] == 1
+    assert sum(value for (name, _), value in samples.items() if name == "avis_device_state") == 1
+    assert samples["avis_resident_memory_bytes", ("server",)] > 1e7
+    assert samples["avis_open_fds", ("server",)] > 5
+    await http.delete(f"/sessions/{answers[0]['id']}")
+    assert (await read(http))["avis_sessions", ("connecting",)] == 1
+
+
+async def test_chunks_frames_and_stages_are_counted_and_outlive_their_session(http):
+    session_id = (await (await http.post("/sessions", json=await offer())).json())["id"]
+    session = http.sessions.get(session_id)
+    http.sessions.on_restored(*restored(session, total=0.2))
+    http.sessions.on_restored(*restored(session, "x_init", total=0.04))
+    session.figures.frames_in += 24
+    session.figures.dropped["late"] += 2
+    for latency in (0.9, 1.2, 30.0):
+        session.figures.left(latency, 0.0)
+    before = await read(http)
+    assert before["avis_chunks_total", ("full",)] == before["avis_chunks_total", ("x_init",)] == 1
+    assert before["avis_chunks_total", ("passthrough",)] == 0
+    assert before["avis_frames_total", ("in",)] == 24
+    assert before["avis_frames_dropped_total", ("late",)] == 2
+    assert before["avis_frame_latency_seconds_sum", ("video",)] == pytest.approx(32.1)
+    buckets = [
+        before["avis_frame_latency_seconds_bucket", (le, "video")] for le in ("0.75", "1.0", "1.5", "10.0", "+Inf")
+    ]
+    assert buckets == [0, 1, 2, 2, 3]
+    assert before["avis_chunk_seconds_count", ("total",)] == 2
+    assert before["avis_chunk_seconds_sum", ("denoise",)] == pytest.approx(0.9 * 0.24)
+    assert before["avis_chunk_seconds_bucket", ("0.1", "queue")] == 2
+    http.sessions.end(session_id, "the test is over")
+    await asyncio.wait(http.sessions._tasks)
+    after = await read(http)
+    for name in ("avis_chunks_total", "avis_frames_total", "avis_frames_dropped_total"):
+        assert {key: after[key] for key in after if key[0] == name} == {
+            key: before[key] for key in before if key[0] == name
+        }, "a counter went back"
+
+
+async def test_the_number_of_series_does_not_grow_with_sessions_nor_with_what_clients_send(http):
+    body = await offer()
+
+    async def visit(times):
+        for turn in range(times):
+            answer = await (await http.post("/sessions", json=body)).json()
+            await http.post("/sessions", json={**body, "model": f"m{turn}"})
+            await http.post(f"/nothing-{turn}", json={})
+            await http.delete(f"/sessions/{answer['id']}")
+        return set(await read(http)), answer["id"]
+
+    (few, _), (many, name) = await visit(1), await visit(12)
+    assert few == many
+    assert not any(name in str(key) for key in many)
+
+
+async def test_the_clients_port_has_no_metrics_and_the_admin_port_is_off_unless_asked_for(http):
+    assert (await http.get("/metrics")).status == 404
+    app = create_app(read_settings())
+    async with administered(read_settings(), app) as address:
+        assert address is None
+    async with administered(read_settings(admin_port=0), app) as address:
+        assert address.startswith("http://127.0.0.1:")
