@@ -32,6 +32,10 @@ class ChunkSpec:
         return lengths
 
 
+CHUNK_FRAMES = ChunkSpec().frames(1)
+"""frames of every chunk but a stream's first, which is shorter"""
+
+
 @dataclass(frozen=True)
 class Chunk(Generic[F]):
     """`spec.frames(index)` consecutive frames of one stream."""

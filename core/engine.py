@@ -11,7 +11,7 @@ from core.chunks import ChunkSpec
 from core.contract import Mode, Panel, Pixels, Rung, SolverConfig
 from core.evaluation.metrics import psnr
 from core.memory import tensor_bytes, tensors
-from core.models.table import Model
+from core.models.load import Model
 from core.operators.table import Operator
 from core.solver import Solver, Stage, StreamState, remember, untimed
 from core.video import from_pixels, to_pixels

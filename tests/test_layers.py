@@ -1,6 +1,9 @@
 """The direction of imports: core knows tensors, server knows clocks and sockets."""
 
 import ast
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,13 @@ def test_a_forbidden_import_is_seen(tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text("from core import engine\nimport torch.nn\n")
     assert trespasses("server", bad) == {"core.engine", "torch.nn"}
+
+
+def test_the_server_process_never_loads_torch():
+    """What the server imports, imports it in its turn: naming torch nowhere was not enough, it took 219 MiB."""
+    program = "import json, sys, server.api.app, server.commands.serve; print(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = json.loads(run.stdout)
+    heavy = ("torch", "cv2", "core.engine", "core.solver", "core.models.load", "server.device.__main__")
+    assert not [name for name in loaded if name in heavy or name.startswith("torch.")]
+    assert {"core.contract", "core.operators.config", "server.sessions.sessions"} <= set(loaded)

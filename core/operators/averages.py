@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,17 +10,14 @@ from torch.nn import functional as F
 
 from core.constants import constant, like
 from core.operators.base import LinearOperator
+from core.operators.config import SpatioTemporalAverageConfig, TemporalAverageConfig
 from core.operators.deconvolution import deconvolve, window_matrix
 from core.operators.resizing import nearest, upsample
 from core.operators.super_resolution import ShrinkingOperator
 
 
-class TemporalAverage(LinearOperator):
-    """Each frame is the mean of the `window` frames up to it: a long exposure, or too few frames."""
-
-    kind: Literal["temporal_average"] = "temporal_average"
-    window: Literal[7] = 7
-    """frames in each mean"""
+class TemporalAverage(TemporalAverageConfig, LinearOperator):
+    """A sliding mean over time: one matrix mixes the frames."""
 
     reach: ClassVar[int] = 6
     lookback: ClassVar[int] = 24
@@ -43,14 +40,8 @@ class TemporalAverage(LinearOperator):
         return x + mix(like(gain, x), y - self.A(x, past))
 
 
-class SpatioTemporalAverage(ShrinkingOperator):
-    """Area average over 4 x 4 pixels, then the mean of the `window` frames up to each: small, slow, cheap video."""
-
-    kind: Literal["spatio_temporal_average"] = "spatio_temporal_average"
-    window: Literal[4] = 4
-    """frames in each mean"""
-    scale: Literal[4] = 4
-    """how many times smaller the measurement is, each way"""
+class SpatioTemporalAverage(SpatioTemporalAverageConfig, ShrinkingOperator):
+    """A mean over blocks of pixels, then a sliding mean over time."""
 
     reach: ClassVar[int] = 3
     lookback: ClassVar[int] = 24

@@ -1,8 +1,8 @@
 """Degradation operators A of y = A(x) + n, on one chunk: x is [T, 3, H, W] in [-1, 1].
 
-An operator is its own configuration: the body of POST /sessions, the TOML file and the command line all validate
-straight into one of these classes. Temporal operators mix in frames from before the chunk (`past`); at the start of a
-stream there are none, and their means run over the frames there are.
+An operator is its own configuration: it inherits its settings from a class of `core.operators.config` and adds the
+maths, so the TOML file and the command line validate straight into it. Temporal operators mix in frames from before the
+chunk (`past`); at the start of a stream there are none, and their means run over the frames there are.
 """
 
 from __future__ import annotations
@@ -10,19 +10,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from core.config import Config
+from core.operators.config import LinearOperatorConfig
 
 CPU = torch.device("cpu")
 
 
-class LinearOperator(Config):
+class LinearOperator(LinearOperatorConfig):
     """A linear map with its adjoint: <A x, v> = <x, A_adjoint v> for a stream at rest (no frames before)."""
-
-    noise: float = Field(0.01, gt=0, le=1)
-    """standard deviation of the measurement noise n, for pixels in [-1, 1]"""
 
     reach: ClassVar[int] = 0
     """how many frames before the chunk A mixes in"""
@@ -45,12 +41,9 @@ class LinearOperator(Config):
         """The adjoint of `A_linear`."""
         raise NotImplementedError
 
-    def measurement_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of y for restored frames of `height` x `width`."""
-        return height, width
-
     def prepare(self, height: int, width: int) -> None:
-        """Computes what a stream of this size needs once. Raises ValueError for a size that does not fit."""
+        """Checks the size and computes what a stream of it needs once. Raises ValueError for one that does not fit."""
+        self.check_size(height, width)
 
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         """y = A(x) + n (Eq. 1)."""

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from core.constants import constant, like
 from core.operators.base import LinearOperator
+from core.operators.config import GaussianBlurConfig
 
 
-class GaussianBlur(LinearOperator):
-    """Gaussian blur, 61 x 61 taps cut at four sigma, reflected at the border (whole-sample, as in the paper's code).
+class GaussianBlur(GaussianBlurConfig, LinearOperator):
+    """Separable, so A = Mh x Mw^T with one small matrix a side; their decompositions give Eq. 7 and Eq. 9.
 
-    Separable, so A = Mh x Mw^T with one small matrix a side; their decompositions give Eq. 7 and Eq. 9 in closed form,
-    exact at the border. Singular values below 1/1000 hold nothing but noise and are dropped.
+    These closed forms are exact at the border. Singular values below 1/1000 hold nothing but noise and are dropped.
     """
-
-    kind: Literal["gaussian_blur"] = "gaussian_blur"
-    sigma: float = Field(3.0, ge=0.3, le=7.0)
-    """standard deviation of the kernel, in pixels"""
 
     def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
         rows, columns = (like(blur_svd(size, self.sigma).matrix, x) for size in x.shape[-2:])
@@ -33,8 +27,7 @@ class GaussianBlur(LinearOperator):
         return rows.T @ y @ columns
 
     def prepare(self, height: int, width: int) -> None:
-        if min(height, width) <= 30:
-            raise ValueError(f"a 61 x 61 blur needs more than 30 pixels each way, not {width}x{height}")
+        super().prepare(height, width)
         for size in (height, width):
             blur_svd(size, self.sigma)
             blur_spectrum(size, self.sigma)

@@ -10,7 +10,7 @@ from core.operators.base import LinearOperator
 
 def without(operator: LinearOperator, lost: tuple[int, ...]) -> LinearOperator:
     """`operator` as it measures a chunk of which the frames with the indices `lost` never came."""
-    return LostFrames(operator=operator, lost=lost, noise=operator.noise) if lost else operator
+    return LostFrames(operator=operator, lost=lost, noise=operator.noise, kind=operator.kind) if lost else operator
 
 
 class LostFrames(LinearOperator):
@@ -23,10 +23,6 @@ class LostFrames(LinearOperator):
     operator: LinearOperator
     lost: tuple[int, ...]
     """indices of the frames of the chunk"""
-
-    @property
-    def kind(self) -> str:
-        return self.operator.kind  # type: ignore[attr-defined, no-any-return]
 
     @property
     def reach(self) -> int:  # type: ignore[override]

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import struct
-from typing import Literal
-
-import av
 import torch
-from av.error import FFmpegError
-from pydantic import Field, field_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from core.constants import constant, like
 from core.operators.base import CPU, LinearOperator
+from core.operators.config import NO_PIXEL, InpaintingConfig, MaskConfig, known_pixels
 from core.operators.infill import Infill, plan_infill
 
 
@@ -33,8 +25,9 @@ class MaskedOperator(LinearOperator):
         return self.A_linear(y)
 
     def prepare(self, height: int, width: int) -> None:
+        super().prepare(height, width)
         if not self.mask(height, width).any():
-            raise ValueError("the mask keeps no pixel: there is nothing to restore from")
+            raise ValueError(NO_PIXEL)
 
     def measure(self, x: Tensor, past: Tensor | None, rng: torch.Generator) -> Tensor:
         y = super().measure(x, past, rng)
@@ -65,14 +58,8 @@ class MaskedOperator(LinearOperator):
         return self.infill(height, width, y.device)
 
 
-class Inpainting(MaskedOperator):
-    """A random share of the pixels survives; which ones is fixed by the seed and the same in every frame."""
-
-    kind: Literal["inpainting"] = "inpainting"
-    keep: float = Field(0.5, ge=0.05, le=0.99)
-    """share of the pixels that survive"""
-    seed: int = Field(0, ge=0, lt=2**31)
-    """which pixels survive"""
+class Inpainting(InpaintingConfig, MaskedOperator):
+    """The mask is random; its seed fixes it for every frame."""
 
     def mask(self, height: int, width: int) -> Tensor:
         return random_mask(height, width, self.keep, self.seed)
@@ -81,18 +68,8 @@ class Inpainting(MaskedOperator):
         return _random_infill(height, width, self.keep, self.seed, device)
 
 
-class Mask(MaskedOperator):
-    """A drawn mask: pixels survive where the picture is white (128 and more), and are lost where it is black."""
-
-    kind: Literal["mask"] = "mask"
-    png: str = Field(min_length=1, max_length=2_000_000)
-    """the mask as a PNG file in base64; it is scaled to the size of the stream (nearest)"""
-
-    @field_validator("png")
-    @classmethod
-    def _is_a_picture(cls, png: str) -> str:
-        read_mask(png)
-        return png
+class Mask(MaskConfig, MaskedOperator):
+    """The mask is drawn."""
 
     def mask(self, height: int, width: int) -> Tensor:
         return _drawn_mask(self.png, height, width)
@@ -117,8 +94,7 @@ def _random_infill(height: int, width: int, keep: float, seed: int, device: torc
 
 @constant(16)
 def _drawn_mask(png: str, height: int, width: int) -> Tensor:
-    picture = torch.from_numpy(read_mask(png).reformat(format="gray").to_ndarray()).float()
-    return F.interpolate((picture >= 128).float()[None, None], size=(height, width), mode="nearest")
+    return torch.from_numpy(known_pixels(png, height, width)).float()[None, None]
 
 
 @constant(16)
@@ -126,20 +102,3 @@ def _drawn_infill(png: str, height: int, width: int, device: torch.device) -> In
     if device != CPU:
         return _drawn_infill(png, height, width, CPU).to(device)
     return plan_infill(_drawn_mask(png, height, width)[0, 0].bool())
-
-
-def read_mask(png: str) -> av.VideoFrame:
-    """The picture in a base64 PNG. Raises ValueError when it is none, or larger than MASK_SIDE pixels each way."""
-    try:
-        file = base64.b64decode(png, validate=True)
-        width, height = struct.unpack(">II", file[16:24])  # of the IHDR: what is too large is not decoded
-        if max(width, height) <= MASK_SIDE:
-            with av.open(io.BytesIO(file), "r", format="png_pipe") as container:
-                return next(container.decode(video=0))
-    except (ValueError, struct.error, FFmpegError, StopIteration, IndexError) as error:
-        raise ValueError(f"a mask must be a PNG picture in base64, and this is not: {error}") from error
-    raise ValueError(f"a mask may be {MASK_SIDE} pixels each way at most, not {width}x{height}")
-
-
-MASK_SIDE = 4096
-"""most pixels of a drawn mask each way"""

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn import functional as F
 
 from core.operators.base import LinearOperator
+from core.operators.config import ShrinkingConfig, SuperResolutionConfig
 from core.operators.resizing import bilinear, nearest, upsample
 
 
-class ShrinkingOperator(LinearOperator):
+class ShrinkingOperator(ShrinkingConfig, LinearOperator):
     """The measurement is `scale` times smaller each way. What the operators with an area average share."""
-
-    scale: int
 
     @property
     def norm(self) -> float:  # type: ignore[override]
         return 1 / self.scale
-
-    def measurement_size(self, height: int, width: int) -> tuple[int, int]:
-        return height // self.scale, width // self.scale
-
-    def prepare(self, height: int, width: int) -> None:
-        if height % self.scale or width % self.scale:
-            raise ValueError(f"the size must be a multiple of {self.scale} each way, not {width}x{height}")
 
     def lift(self, y: Tensor) -> Tensor:
         return bilinear(y, self.scale)
@@ -34,12 +24,8 @@ class ShrinkingOperator(LinearOperator):
         return nearest(y, self.scale)
 
 
-class SuperResolution(ShrinkingOperator):
-    """Area average over `scale` x `scale` pixels. A A^T is a multiple of the identity, so all is closed form."""
-
-    kind: Literal["super_resolution"] = "super_resolution"
-    scale: Literal[2, 4] = 4
-    """how many times smaller the measurement is, each way"""
+class SuperResolution(SuperResolutionConfig, ShrinkingOperator):
+    """Area average over blocks of pixels. A A^T is a multiple of the identity, so all is closed form."""
 
     def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
         return F.avg_pool2d(x, self.scale)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from core.operators.averages import SpatioTemporalAverage, TemporalAverage
 from core.operators.base import LinearOperator
 from core.operators.blur import GaussianBlur
+from core.operators.config import OperatorConfig
 from core.operators.masks import Inpainting, Mask
 from core.operators.super_resolution import SuperResolution
 
@@ -25,3 +27,10 @@ PAPER_OPERATORS: tuple[LinearOperator, ...] = (
     SpatioTemporalAverage(),
 )
 """The five tasks of the paper, with its settings."""
+
+
+@lru_cache(64)
+def operator_of(config: OperatorConfig) -> Operator:
+    """The operator with the settings `config`. Kept, since a stream sends the same configuration with every chunk."""
+    operator: Operator = TypeAdapter(Operator).validate_python(config.model_dump())
+    return operator

@@ -169,13 +169,13 @@ def look_at(samples: list[Sample], codec: TinyCodec, t: float, hidden: bool) -> 
         around, mask = surroundings(s.x_init, s.operator.reliability(len(s.y), *base.shape[-2:]))
         moved.append(around)
         masks.append(mask.expand(base.shape[1], -1, -1, -1))
-    task = torch.tensor([TASKS.index(s.operator.kind) for s in samples])  # type: ignore[attr-defined]
+    task = torch.tensor([TASKS.index(s.operator.kind) for s in samples])
     return Look(base, hint, noisy, torch.stack(moved), torch.stack(masks), task)
 
 
 def consistent(x: Tensor, sample: Sample) -> Tensor:
     """After output consistency; a blurred crop is left as it is, its measurement reaches beyond it."""
-    if sample.operator.kind == "gaussian_blur":  # type: ignore[attr-defined]
+    if sample.operator.kind == "gaussian_blur":
         return x
     return prox_l2(sample.operator, x, sample.y, sample.past, GAMMA, 5)
 
@@ -245,7 +245,7 @@ def validate(net: TinyDenoiser, codec: TinyCodec, clips: dict[str, Tensor]) -> d
                 pairs.append([psnr(reference, x_chunk), psnr(restored.x, x_chunk)])
             scores.append(torch.tensor(pairs))
         whole, settled = torch.stack([s.mean(0) for s in scores]), torch.stack([s[3:].mean(0) for s in scores])
-        rows[op.kind] = [round(v, 2) for v in (*whole.mean(0).tolist(), *settled.mean(0).tolist())]  # type: ignore[attr-defined]
+        rows[op.kind] = [round(v, 2) for v in (*whole.mean(0).tolist(), *settled.mean(0).tolist())]
     return rows
 
 
@@ -317,7 +317,7 @@ def run(args: argparse.Namespace) -> int:
                 kept_parameter.lerp_(parameter, 1 - decay)
         if not hidden:
             for s, gain in zip(samples, gains, strict=True):
-                sums.setdefault(s.operator.kind, []).append(gain)  # type: ignore[attr-defined]
+                sums.setdefault(s.operator.kind, []).append(gain)
         if minutes - reported > 2 or progress == 1:
             row: dict[str, Any] = {"step": step, "minutes": round(minutes, 1), "loss": round(loss.item(), 3)}
             row["gain"] = {kind: round(sum(g) / len(g), 2) for kind, g in sorted(sums.items())}

@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import Field
 
 from core.config import Config
-from core.operators.table import Operator
+from core.operators.config import OperatorConfig
 from server.api.addresses import client_of
 from server.api.bodies import merged_solver, read_json, sdp_limits, validate
 from server.api.keys import SESSIONS
@@ -48,7 +48,7 @@ class OfferBody(Config):
 class Change(Config):
     """What PATCH /sessions/ID takes."""
 
-    operator: Operator | None = None
+    operator: OperatorConfig | None = None
     solver: dict[str, Any] | None = None
     """the settings that change; the others stay"""
 
@@ -152,7 +152,7 @@ async def models(request: web.Request) -> web.Response:
 
 async def operators(request: web.Request) -> web.Response:
     """Every operator's kind, JSON schema and defaults."""
-    union = get_args(Operator)[0]
+    union = get_args(OperatorConfig)[0]
     return web.json_response(
         {
             "operators": [

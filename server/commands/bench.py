@@ -21,7 +21,8 @@ from core.engine import Engine
 from core.errors import UsageError
 from core.evaluation.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
 from core.json_report import check_json, write_json
-from core.models.table import MODELS, Model
+from core.models.load import Model
+from core.models.table import MODELS
 from core.operators.table import Operator
 from core.video import from_pixels, to_pixels
 from server.commands import compare, options

@@ -13,7 +13,8 @@ from core.errors import UsageError
 from core.evaluation.bench import device_name, synchronize
 from core.json_report import write_json
 from core.model_settings import WanConfig
-from core.models.table import choose, choose_device
+from core.models.load import choose_device
+from core.models.table import choose
 from core.models.wan.compare import Clock, Comparison, compare_step, compare_vae
 from core.models.wan.model import choose_dtype
 from server.commands import options

@@ -32,7 +32,7 @@ from core.evaluation.evaluate import (
     variant_config,
 )
 from core.json_report import check_file, check_json, write_json
-from core.models.table import Model
+from core.models.load import Model
 from core.operators.table import PAPER_OPERATORS, Operator
 from core.solver import Solver
 from core.video import to_pixels

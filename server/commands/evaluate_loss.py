@@ -11,7 +11,7 @@ from rich.table import Table
 from core.contract import SolverConfig
 from core.errors import UsageError
 from core.evaluation.evaluate import LOSS_VARIANTS, lost_frames, measured, score_loss
-from core.models.table import Model
+from core.models.load import Model
 from core.operators.table import Operator
 from core.solver import Solver
 from server.commands import options

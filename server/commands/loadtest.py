@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from core.chunks import CHUNK_FRAMES
 from core.errors import UsageError, explain
 from core.json_report import check_json, write_json
 from server.loadtest.client import ClientConfig
@@ -22,7 +23,6 @@ from server.loadtest.run import LoadTest
 from server.loadtest.tally import Limits
 from server.settings import parse_size
 
-CHUNK_FRAMES = 12
 MOST_SESSIONS = 200
 MOST_CYCLES = 100_000
 

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from core.contract import SolverConfig
 from core.errors import UsageError, explain
-from core.models.table import MODELS, Model, load
+from core.models.load import Model, load
+from core.models.table import MODELS
 from core.operators.base import LinearOperator
 from core.operators.table import Operator
 from server.settings import parse_size

@@ -13,6 +13,7 @@ from typing import NoReturn, get_origin
 from pydantic.fields import FieldInfo
 
 from core.model_settings import CONFIGS
+from core.models.table import choose
 from server.settings import Settings, read_settings
 
 MODEL = "model."
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if of_model:
         overrides["model_settings"] = of_model
     settings = read_settings(args.config, **overrides)
-    importlib.import_module("core.models.table").choose(settings.model, settings.codec, settings.model_settings)
+    choose(settings.model, settings.codec, settings.model_settings)
     importlib.import_module("server.api.app").serve(settings)
     leave(0)
 

@@ -20,9 +20,10 @@ from socket import AF_UNIX, SOCK_STREAM, fromfd, recv_fds
 
 import torch
 
-from core.contract import SolverConfig
+from core.contract import Panel, SolverConfig
 from core.engine import Engine
-from core.models.table import load
+from core.models.load import load
+from core.operators.table import operator_of
 from server.device.frame_memory import FrameMemory
 from server.device.messages import (
     LOG_FORMAT,
@@ -31,7 +32,6 @@ from server.device.messages import (
     Done,
     Loaded,
     Open,
-    Panel,
     Ping,
     Refused,
     Reply,
@@ -89,7 +89,8 @@ class Device:
         spec, memory = request.spec, FrameMemory(self.descriptor(), request.input_bytes, request.output_bytes)
         self._close(request.stream_id)
         try:
-            self.engine.open(request.stream_id, request.operator, spec.mode, spec.height, spec.width, spec.seed)
+            operator = operator_of(request.operator)
+            self.engine.open(request.stream_id, operator, spec.mode, spec.height, spec.width, spec.seed)
         except ValueError as error:
             memory.close()
             return Refused(str(error))
@@ -109,7 +110,7 @@ class Device:
             result = self.engine.step(
                 request.stream_id,
                 frames,
-                request.operator,
+                operator_of(request.operator),
                 request.solver,
                 request.rung,
                 panels,

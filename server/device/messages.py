@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core.contract import Rung, SolverConfig
-from core.operators.table import Operator
+from core.contract import Mode, Panel, Rung, SolverConfig
+from core.operators.config import OperatorConfig
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
-Mode = Literal["incoming", "simulate"]
-"""Whether a session's frames are the measurement y, or clean frames that the server degrades first."""
-
-Panel = Literal["original", "degraded", "x_init", "restored"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Open:
 
     stream_id: str
     spec: StreamSpec
-    operator: Operator
+    operator: OperatorConfig
     input_bytes: int
     output_bytes: int
 
@@ -67,7 +62,7 @@ class Step:
     stream_id: str
     shape: tuple[int, int, int, int]
     """[T, H, W, 3]"""
-    operator: Operator
+    operator: OperatorConfig
     solver: SolverConfig
     rung: Rung
     gap: bool

@@ -10,7 +10,8 @@ import torch
 
 from core.contract import Rung, SolverConfig
 from core.engine import Engine
-from core.models.table import MODELS, Model
+from core.models.load import Model
+from core.models.table import MODELS
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import DeviceOptions, Ready
 

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
+from core.chunks import CHUNK_FRAMES
 from core.contract import Rung
 from server.device.frame_memory import FrameMemory, Pixels
 from server.device.messages import (
@@ -31,9 +32,6 @@ from server.scheduling.scheduler import Job, Scheduler
 logger = logging.getLogger(__name__)
 
 WorkerState = Literal["starting", "warming", "ready", "restarting", "failed"]
-
-CHUNK_FRAMES = 12
-"""most frames of a chunk"""
 
 
 @dataclass

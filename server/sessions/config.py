@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pydantic import Field, model_validator
 
 from core.config import Config
-from core.contract import SolverConfig
-from core.operators.super_resolution import SuperResolution
-from core.operators.table import Operator
-from server.device.messages import Mode, Panel
+from core.contract import Mode, Panel, SolverConfig
+from core.operators.config import OperatorConfig, SuperResolutionConfig
 from server.media.recording import Record
 from server.settings import Settings, Size
 
@@ -26,7 +24,7 @@ class SessionState(enum.Enum):
 class SessionConfig(Config):
     """What a client may say about its session."""
 
-    operator: Operator = Field(default_factory=SuperResolution)
+    operator: OperatorConfig = Field(default_factory=SuperResolutionConfig)
     """the degradation that the video suffered (incoming), or that is applied to it first (simulate)"""
     mode: Mode = "incoming"
     """whether the video that comes is degraded already, or clean and degraded here"""

@@ -16,7 +16,7 @@ from aiortc import MediaStreamTrack, RTCDataChannel
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
 
-from core.chunks import Chunk, Chunker
+from core.chunks import CHUNK_FRAMES, Chunk, Chunker
 from core.contract import Rung
 from server.device.messages import StreamSpec
 from server.device.worker import Restoration, Work
@@ -125,7 +125,7 @@ class Session:
             settings.idle_timeout,
             settings.max_session_time,
         )
-        playout: Playout[Outgoing] = Playout(config.fps, settings.preroll, capacity=4 * 12)
+        playout: Playout[Outgoing] = Playout(config.fps, settings.preroll, capacity=4 * CHUNK_FRAMES)
         self.restored = RestoredTrack(playout, self._on_left, self._on_dropped)
         self.output = Broadcast(self.restored, limit=OUTPUT_FRAMES)
         """the restored video, for the client's connection or for players"""

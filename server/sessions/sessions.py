@@ -14,11 +14,12 @@ from typing import Any
 from aiortc import MediaStreamTrack, RTCDataChannel
 from pydantic import ValidationError
 
+from core.chunks import CHUNK_FRAMES
 from core.contract import Rung, SolverConfig
 from core.errors import UsageError, explain
-from core.operators.base import LinearOperator
+from core.operators.config import OperatorConfig
 from server.device.messages import DeviceOptions, Ready
-from server.device.worker import CHUNK_FRAMES, Restoration, Worker, WorkerConfig, WorkerState
+from server.device.worker import Restoration, Worker, WorkerConfig, WorkerState
 from server.media.audio import CarriedTrack
 from server.media.recording import Recording
 from server.scheduling.admission import ON_CALENDAR, Admission, AdmissionConfig, Refuse, Workload
@@ -84,7 +85,7 @@ class Sessions:
         session_id = secrets.token_urlsafe(12)
         self._reserve(session_id, config, asks or Asks())
         try:
-            await self._prepare(config.operator, config.size)
+            await self._check_operator(config.operator, config.size)
             session = self._new_session(session_id, config)
             try:
                 answer = await self._answer(session, session.pc, offer, returns)
@@ -121,7 +122,7 @@ class Sessions:
         """Changes a session's operator or solver; the number of the first chunk with it."""
         session = self.get(session_id)
         size = (session.spec.width, session.spec.height) if session.spec else config.size
-        await self._prepare(config.operator, size)
+        await self._check_operator(config.operator, size)
         session = self.get(session_id)
         self._account(session_id, config, size)
         return session.change(config)
@@ -290,12 +291,13 @@ class Sessions:
             take_in()
         return answer
 
-    async def _prepare(self, operator: LinearOperator, size: tuple[int, int] | None) -> None:
-        """Has the operator check the size, when it is known; off the loop, since that may take a moment."""
+    @staticmethod
+    async def _check_operator(operator: OperatorConfig, size: tuple[int, int] | None) -> None:
+        """Refuses a size that does not fit the operator, when it is known. Decoding a drawn mask takes a moment."""
         if size is None:
             return
         try:
-            await asyncio.get_running_loop().run_in_executor(None, operator.prepare, size[1], size[0])
+            await asyncio.get_running_loop().run_in_executor(None, operator.check_size, size[1], size[0])
         except ValueError as error:
             raise Refusal(422, "bad_operator", str(error)) from error
 

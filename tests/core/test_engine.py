@@ -7,7 +7,7 @@ import torch
 from core.contract import SolverConfig
 from core.engine import Engine
 from core.errors import UsageError
-from core.models.table import Model, choose_device, load
+from core.models.load import Model, choose_device, load
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from core.operators.averages import TemporalAverage

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from core.contract import SolverConfig
 from core.engine import Engine
 from core.evaluation.baselines import baseline
-from core.models.table import Model
+from core.models.load import Model
 from core.models.tiny.load import load
 from core.models.wan.dit import CausalDiT, DiTConfig
 from core.models.wan.model import WanDenoiser

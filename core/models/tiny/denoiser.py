@@ -143,7 +143,7 @@ class TinyDenoiser(nn.Module):
         mask = op.reliability(len(x), *x.shape[-2:]).to(z)
         base, hint = slots(x)[None], slots(op.hint(condition.y))[None]
         moved, mask = surroundings(x, mask)
-        task = torch.tensor([TASKS.index(op.kind)], device=z.device)  # type: ignore[attr-defined]
+        task = torch.tensor([TASKS.index(op.kind)], device=z.device)
         return Look(base, hint, noisy, moved[None], mask[None], task)
 
     def restore(self, look: Look, t: Tensor, cache: TinyCache) -> Tensor:

@@ -9,10 +9,13 @@ from pydantic import TypeAdapter, ValidationError
 from torch.nn import functional as F
 
 from core.operators import infill
-from core.operators.blur import GaussianBlur
+from core.operators.base import LinearOperator
+from core.operators.blur import GaussianBlur, blur_spectrum, blur_svd
+from core.operators.config import GaussianBlurConfig, MaskConfig, OperatorConfig, known_pixels, read_mask
+from core.operators.denoise import Denoise
 from core.operators.masks import Inpainting, Mask
 from core.operators.super_resolution import SuperResolution
-from core.operators.table import PAPER_OPERATORS, Operator
+from core.operators.table import PAPER_OPERATORS, Operator, operator_of
 
 H, W = 48, 64
 
@@ -35,7 +38,7 @@ def hole():
     return Mask(png=png(picture))
 
 
-OPERATORS = [*PAPER_OPERATORS, SuperResolution(scale=2), GaussianBlur(sigma=1.5), hole()]
+OPERATORS = [*PAPER_OPERATORS, SuperResolution(scale=2), GaussianBlur(sigma=1.5), hole(), Denoise()]
 CASES = [(op, past) for op in OPERATORS for past in {0, op.reach}]
 
 
@@ -133,7 +136,7 @@ def test_a_mask_that_is_no_picture_is_refused_in_a_sentence(broken):
 
 def test_a_mask_that_is_too_large_is_refused_undecoded(monkeypatch):
     header = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + (40_000).to_bytes(4, "big") + (30_000).to_bytes(4, "big")
-    monkeypatch.setattr("core.operators.masks.av.open", lambda *_, **__: pytest.fail("it was opened"))
+    monkeypatch.setattr("core.operators.config.av.open", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(ValidationError, match="4096 pixels each way at most, not 40000x30000"):
         Mask(png=base64.b64encode(header).decode())
 
@@ -172,3 +175,60 @@ def test_a_mask_is_planned_piece_by_piece_with_the_same_result(monkeypatch):
     assert torch.equal(parts(y), whole(y))
     assert torch.equal(parts.along_rows(y), whole.along_rows(y))
     assert not whole.complete
+
+
+# --- what the server knows of an operator: its settings and its sizes ---------------------------------
+
+
+@pytest.mark.parametrize("op", [op for op in OPERATORS if op.kind != "denoise"], ids=name)
+def test_a_configuration_is_validated_without_its_operator_and_becomes_it(op):
+    config = TypeAdapter(OperatorConfig).validate_python(op.model_dump())
+    assert not isinstance(config, LinearOperator)
+    assert operator_of(config) == op
+    assert operator_of(op) == op
+    assert config.model_dump() == op.model_dump()
+    assert config.measurement_size(H, W) == op.measurement_size(H, W)
+
+
+@pytest.mark.parametrize("op", OPERATORS, ids=name)
+def test_what_an_operator_takes_from_its_configuration_is_not_overridden(op):
+    """A base class that comes first would make `scale` a required setting, and `kind` an empty one."""
+    config = next(base for base in type(op).mro() if base.__name__ == f"{type(op).__name__}Config")
+    assert type(op).model_json_schema()["properties"] == config.model_json_schema()["properties"]
+    assert type(op).measurement_size is config.measurement_size
+
+
+@pytest.mark.parametrize("size", [(48, 64), (50, 64), (16, 64), (30, 31), (31, 31), (240, 416)], ids=str)
+@pytest.mark.parametrize("op", OPERATORS, ids=name)
+def test_the_cheap_check_of_a_size_refuses_what_preparing_would(op, size):
+    def refusal(check):
+        try:
+            check(*size)
+        except ValueError as error:
+            return str(error)
+
+    assert refusal(op.check_size) == refusal(op.prepare)
+
+
+def test_checking_the_size_of_a_blur_computes_nothing():
+    """The server decomposed two matrices for each `sigma` that a client sent."""
+    before = blur_svd.cache_info().misses, blur_spectrum.cache_info().misses
+    for step in range(50):
+        GaussianBlurConfig(sigma=1 + step / 50).check_size(480, 832)
+        GaussianBlur(sigma=1 + step / 50).check_size(480, 832)
+    assert (blur_svd.cache_info().misses, blur_spectrum.cache_info().misses) == before
+
+
+@pytest.mark.parametrize("size", [(48, 64), (96, 128), (240, 416), (33, 47), (7, 5)], ids=str)
+def test_a_mask_without_torch_is_the_one_that_torch_scales(size):
+    rng = np.random.default_rng(0)
+    drawn = png((rng.random((61, 83)) * 255).astype(np.uint8))
+    picture = torch.from_numpy(read_mask(drawn).reformat(format="gray").to_ndarray() >= 128).float()
+    scaled = F.interpolate(picture[None, None], size=size, mode="nearest")[0, 0].bool()
+    assert np.array_equal(known_pixels(drawn, *size), scaled.numpy())
+
+
+def test_a_mask_that_keeps_nothing_is_refused_without_torch():
+    black = MaskConfig(png=png(np.zeros((H, W), np.uint8)))
+    with pytest.raises(ValueError, match="keeps no pixel"):
+        black.check_size(H, W)

@@ -5,13 +5,14 @@ import torch
 from torch import Tensor
 
 from core.operators.base import LinearOperator
+from core.operators.denoise import Denoise
 from core.operators.prox import conjugate_gradient, least_squares, prox_l2
 from core.operators.table import PAPER_OPERATORS
 from core.training.data import procedural
 from core.video import from_pixels
 
 H, W = 48, 64
-CASES = [(op, past) for op in PAPER_OPERATORS for past in {0, op.reach}]
+CASES = [(op, past) for op in (*PAPER_OPERATORS, Denoise()) for past in {0, op.reach}]
 
 
 def name(value):

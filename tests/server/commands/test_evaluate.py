@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.evaluation.bench import moving_scene
-from core.models.table import Model
+from core.models.load import Model
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from server import cli

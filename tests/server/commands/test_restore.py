@@ -10,7 +10,7 @@ import torch
 
 from core.engine import Engine
 from core.evaluation.bench import moving_scene
-from core.models.table import Model
+from core.models.load import Model
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from core.operators.averages import SpatioTemporalAverage

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.errors import UsageError
-from core.models.table import load
+from core.models.load import load
 from core.models.wan import weights
 from core.models.wan.model import randomise
 from core.models.wan.taehv import TAEHV, TAEHVConfig

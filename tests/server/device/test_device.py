@@ -8,7 +8,7 @@ import torch
 
 from core.contract import SolverConfig
 from core.engine import Engine
-from core.models.table import load
+from core.models.load import load
 from core.operators.averages import TemporalAverage
 from core.operators.blur import GaussianBlur
 from core.operators.super_resolution import SuperResolution

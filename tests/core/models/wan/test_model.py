@@ -10,7 +10,7 @@ from core.engine import Engine
 from core.errors import UsageError
 from core.evaluation.bench import moving_scene
 from core.model_settings import WanConfig
-from core.models.table import Model, load
+from core.models.load import Model, load
 from core.models.wan import model as wan
 from core.models.wan.dit import CausalDiT, DiTConfig
 from core.models.wan.model import WanDenoiser, build_codec, randomise
