@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("server.commands.evaluate", "measure the quality of every operator on clips"),
     "bench": ("server.commands.bench", "measure the speed of the engine"),
     "loadtest": ("server.commands.loadtest", "measure a running server with real WebRTC clients"),
+    "gateway": ("server.commands.gateway", "one address for the clients of several servers"),
+    "cluster": ("server.commands.cluster", "look at the nodes of a cluster, or drain one"),
     "train": ("server.commands.train", "train the tiny model"),
     "weights": ("server.commands.weights", "list, fetch, verify and convert weights"),
     "doctor": ("server.commands.doctor", "say what works on this machine"),

@@ -134,6 +134,10 @@ class Settings(BaseSettings):
     admin_host: str = "127.0.0.1"
     """address that the admin port listens on: nobody is asked for a token there"""
 
+    node: str = Field("", pattern=r"^([a-z0-9][a-z0-9-]{0,31})?$")
+    """name of this server as a node of a cluster: a to z, 0 to 9 and dashes, 32 at most. It begins every session's id,
+    and lets gateways ask for its state and drain it; empty on a server that stands alone"""
+
     model: str = "tiny"
     """name of the model that restores, as `avis doctor` lists them"""
     device: str = "auto"

@@ -10,7 +10,7 @@ from server.api.errors import Handler
 from server.api.keys import SESSIONS
 from server.sessions.refusals import Refusal
 
-GUARDED = ("/sessions", "/queue/", "/ice", "/stats", "/whip/", "/whep/")
+GUARDED = ("/sessions", "/queue/", "/ice", "/stats", "/whip/", "/whep/", "/cluster/")
 """what a client may not reach without the token, where the server asks for one"""
 
 

@@ -13,7 +13,7 @@ import uvloop
 from aiohttp import web
 
 from core.errors import UsageError
-from server.api import whip
+from server.api import cluster, whip
 from server.api.access import ask_token
 from server.api.endpoints import routes
 from server.api.errors import errors_as_json
@@ -33,6 +33,7 @@ def create_app(settings: Settings) -> web.Application:
     app.add_routes(routes())
     app.cleanup_ctx.append(run_sessions)
     whip.attach(app)
+    cluster.attach(app)
     return app
 
 

@@ -130,6 +130,8 @@ async def health(request: web.Request) -> web.Response:
 async def readiness(request: web.Request) -> web.Response:
     """200 when a model is warm, else 503 with the reason."""
     worker = request.app[SESSIONS].worker
+    if request.app[SESSIONS].draining:
+        raise Refusal(503, "draining", "this node takes no new sessions: it is draining", retry_after=2)
     if worker.state != "ready":
         reason = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
         raise Refusal(503, "not_ready", f"no model is ready: {reason}", retry_after=2)

@@ -121,9 +121,14 @@ def histograms(name: str, text: str, label: str, values: Mapping[str, Histogram]
 
 
 def admin_app(sessions: Sessions) -> web.Application:
-    """What the admin port serves: for operators, not for clients."""
+    """What the admin port of a server serves: for operators, not for clients."""
+    return metrics_app(SessionsCollector(sessions))
+
+
+def metrics_app(collector: Collector) -> web.Application:
+    """`GET /metrics` with what `collector` reads."""
     registry = CollectorRegistry()
-    registry.register(SessionsCollector(sessions))
+    registry.register(collector)
 
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})

@@ -8,12 +8,11 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import NoReturn
 
 from core.model_settings import CONFIGS
 from core.models.table import choose
+from server.commands.flags import add_settings, given, words
 from server.settings import Settings, read_settings
 
 MODEL = "model."
@@ -22,12 +21,7 @@ MODEL = "model."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with the settings below")
-    for name, field in Settings.model_fields.items():
-        if field.annotation is None or get_origin(field.annotation) is dict:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        default = "" if field.default in (None, ()) else f" (default {field.default})"
-        parser.add_argument(flag, metavar="VALUE", help=words(field) + default)
+    add_settings(parser, Settings)
     group = parser.add_argument_group("model settings")
     for config in CONFIGS:
         for name, field in config.model_fields.items():
@@ -35,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    given = {name: value for name, value in vars(args).items() if name in Settings.model_fields}
-    overrides = {name: value for name, value in given.items() if value is not None}
+    overrides = given(args, Settings)
     of_model = {
         name.removeprefix(MODEL): value
         for name, value in vars(args).items()
@@ -48,10 +41,6 @@ def run(args: argparse.Namespace) -> int:
     choose(settings.model, settings.codec, settings.model_settings)
     importlib.import_module("server.api.app").serve(settings)
     leave(0)
-
-
-def words(field: FieldInfo) -> str:
-    return (field.description or "").replace("\n", " ").replace("%", "%%")
 
 
 def leave(code: int) -> NoReturn:

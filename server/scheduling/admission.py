@@ -117,6 +117,10 @@ class _Open:
     rung: Rung = "full"
 
 
+FITTING = 32
+"""sessions beyond which nobody asks how many more would fit"""
+
+
 @dataclass
 class Admission:
     """The measured costs and the open sessions of one device."""
@@ -310,6 +314,19 @@ class Admission:
         if reason is None and self._open:
             reason = self._no_time(now, sessions, load)
         return Refuse(reason, self._retry_after()) if reason else Admit(load)
+
+    def fitting(self, workload: Workload, now: float, session_bytes: int = 0) -> int:
+        """How many more sessions of this workload would be admitted, up to `FITTING`. None of them is opened."""
+        names = [f"\0{index}" for index in range(FITTING)]
+        try:
+            for index, name in enumerate(names):
+                if isinstance(self.decide(workload, now, session_bytes), Refuse):
+                    return index
+                self._open[name] = _Open(workload, session_bytes, now)
+            return len(names)
+        finally:
+            for name in names:
+                self._open.pop(name, None)
 
     def _limit(self) -> float:
         """The load to stay within. A session that is alone disturbs no other: it need only keep pace."""

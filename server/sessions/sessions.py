@@ -56,10 +56,10 @@ class Sessions:
         self.scheduler = Scheduler(backlog=settings.backlog)
         self.admission = Admission(AdmissionConfig(max_sessions=settings.max_sessions))
         self.worker = Worker(worker_config(settings), self.scheduler, self)
-        self.line = WaitingList(
-            lambda: secrets.token_urlsafe(12), settings.queue_most, settings.queue_each, settings.queue_patience
-        )
+        self.line = WaitingList(self.new_id, settings.queue_most, settings.queue_each, settings.queue_patience)
         self.closing = False
+        self.draining = False
+        """it takes no new session: those that are open move to another node"""
         self.opened_total = 0
         self.refused_total = 0
         """for want of a place"""
@@ -74,6 +74,11 @@ class Sessions:
         self._phases: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def new_id(self) -> str:
+        """A new secret id; that of a node in a cluster begins with the node's name: NODE.TOKEN."""
+        token, node = secrets.token_urlsafe(12), self.settings.node
+        return f"{node}.{token}" if node else token
+
     # --- the life of a session --------------------------------------------------------------------
 
     async def open(self, offer: Offer, config: SessionConfig, returns: bool = True, asks: Asks | None = None) -> Opened:
@@ -82,7 +87,7 @@ class Sessions:
         `returns`: the restored video goes back to the same client; else others play `session.restored`.
         """
         self._check(config)
-        session_id = secrets.token_urlsafe(12)
+        session_id = self.new_id()
         self._reserve(session_id, config, asks or Asks())
         try:
             await self._check_operator(config.operator, config.size)
@@ -158,6 +163,20 @@ class Sessions:
             totals.absorb(figures)
         return totals
 
+    @property
+    def reserved(self) -> int:
+        """Sessions that have a place: those that are open, and those that are being opened."""
+        return len(self._workloads)
+
+    def free(self, now: float) -> int:
+        """How many more sessions of the usual size would be let in now."""
+        if self.closing or self.draining or self.worker.state != "ready":
+            return 0
+        if self.settings.admission == "places":
+            return max(0, self.settings.max_sessions - len(self._workloads))
+        workload = self._workload(SessionConfig(fps=self.settings.fps, solver=self.solver), None)
+        return self.admission.fitting(workload, now, self._bytes(workload))
+
     def check_integrity(self) -> None:
         """Raises AssertionError when one part still holds a session that another has let go, or the reverse."""
         self.scheduler.check_integrity()
@@ -195,6 +214,8 @@ class Sessions:
         """Takes a place, or refuses: before anything is awaited, so that no two take the same one."""
         if self.closing:
             raise Refusal(503, "shutting_down", "the server is shutting down", retry_after=5)
+        if self.draining:
+            raise Refusal(503, "draining", "this node takes no new sessions: it is draining", retry_after=2)
         if self.worker.state == "failed":
             raise Refusal(503, "no_device", f"no device restores: {self.worker.reason}", retry_after=60)
         if self.worker.state != "ready":

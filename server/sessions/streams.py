@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import secrets
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,7 +113,7 @@ class Streams:
         if len(stream.players) >= self.settings.max_players:
             raise Refusal(503, "full", f"{name!r} has {len(stream.players)} players, the most", retry_after=10)
         pc = PeerConnection(rtc_config(self.settings, stream.session.config.fps))
-        player = Player(secrets.token_urlsafe(12), pc, offer)
+        player = Player(self.sessions.new_id(), pc, offer)
         stream.players[player.id] = player
         player.deadline = self._spawn(self._expire(stream, player))
         tracks = self._connect(stream, player)

@@ -1,0 +1,71 @@
+"""The gateway: one address for the clients of many nodes.
+
+Requests go on to the nodes by plain HTTP. Media never come here: a client and its node exchange them directly.
+Any number of gateways may stand beside each other; none knows of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvloop
+from aiohttp import web
+
+from server.api.app import bound
+from server.api.endpoints import page
+from server.api.metrics import metrics_app
+from server.api.whip import cross_origin
+from server.device.messages import LOG_FORMAT
+from server.gateway import overview, sessions, streams
+from server.gateway.edge import ask_token, errors_as_json
+from server.gateway.gateway import GATEWAY, Gateway
+from server.gateway.membership import Membership, membership
+from server.gateway.settings import GatewaySettings
+
+logger = logging.getLogger(__name__)
+
+
+def create_gateway(settings: GatewaySettings, nodes: Membership) -> web.Application:
+    """The application of a gateway. It probes its nodes from startup to cleanup."""
+    app = web.Application(middlewares=[cross_origin, errors_as_json, ask_token], client_max_size=settings.max_body)
+    app[GATEWAY] = Gateway(settings, nodes)
+    for part in (overview, sessions, streams):
+        app.add_routes(part.routes())
+    app.add_routes([web.get("/", page), web.get("/{file}", page)])
+    app.cleanup_ctx.append(app[GATEWAY].run)
+    return app
+
+
+async def serve_until_told(settings: GatewaySettings, nodes: Membership) -> None:
+    """Serves until SIGINT or SIGTERM."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    app = create_gateway(settings, nodes)
+    async with bound(app, settings.host, settings.port) as address, administered(settings, app):
+        print(f"AVIS gateway listens on {address}", flush=True)
+        await stop.wait()
+
+
+@asynccontextmanager
+async def administered(settings: GatewaySettings, app: web.Application) -> AsyncIterator[None]:
+    """Serves the admin port beside the gateway, where there is to be one."""
+    if settings.admin_port is None:
+        yield
+        return
+    admin = metrics_app(overview.GatewayCollector(app[GATEWAY]))
+    async with bound(admin, settings.admin_host, settings.admin_port) as address:
+        logger.info("metrics at %s/metrics", address)
+        yield
+
+
+def serve(settings: GatewaySettings) -> None:
+    """Runs the gateway until it is told to end. Raises UsageError for a list of nodes that is none."""
+    nodes = membership(settings.nodes, settings.nodes_dns, settings.nodes_file)
+    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve_until_told(settings, nodes))

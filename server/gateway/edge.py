@@ -1,0 +1,36 @@
+"""What every request to a gateway passes: the client's token, and errors in the one form."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from server.api.access import GUARDED, shows
+from server.api.errors import Handler, code_of, error_response
+from server.gateway.gateway import GATEWAY
+from server.sessions.refusals import Refusal
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal of the gateway's own in the form that nodes use; a node's answers pass as they are."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+
+
+@web.middleware
+async def ask_token(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Lets nobody open, see or change anything without the gateway's token, if it has one. A preflight shows none."""
+    token, shown = request.app[GATEWAY].settings.token, request.headers.get("Authorization", "")
+    guarded = request.path.startswith(GUARDED) and request.method != "OPTIONS"
+    if token is not None and guarded and not shows(shown, token):
+        raise Refusal(401, "unauthorized", "an Authorization: Bearer header with the right token is expected")
+    return await handler(request)

@@ -1,0 +1,276 @@
+"""A gateway before real applications: where requests go, and what happens when a node drains, dies or hangs."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from aiohttp import ClientSession, web
+from aiohttp.test_utils import TestServer
+
+from tests.server.gateway.conftest import site, start_gateway, start_node, until
+
+
+async def opened(site, offer, gateway=0, **body):
+    status, headers, answer = await site.ask("POST", "/sessions", gateway, json={**offer, **body})
+    assert status == 201, answer
+    assert headers["Location"] == f"/sessions/{answer['id']}"
+    return answer["id"]
+
+
+async def refused(reply, status, code):
+    """The error of a reply, which must have the one form that there is."""
+    found, headers, body = reply
+    assert (found, body["error"]["code"]) == (status, code), body
+    assert set(body["error"]) == {"code", "message", "retryable"}
+    assert body["error"]["retryable"] is ("Retry-After" in headers)
+    return body["error"]["message"]
+
+
+async def test_a_session_is_opened_asked_changed_and_ended_through_a_gateway(three, offer):
+    session = await opened(three, offer)
+    name = session.partition(".")[0]
+    assert len(three.node(name).sessions) == 1
+    url = f"/sessions/{session}"
+    status, _, report = await three.ask("GET", url)
+    assert (status, report["id"], report["state"]) == (200, session, "connecting")
+    change = {"operator": {"kind": "inpainting"}}
+    assert (await three.ask("PATCH", url, json=change))[2] == {"applies_from_chunk": 0}
+    assert (await three.ask("GET", url))[2]["operator"]["kind"] == "inpainting"
+    assert (await three.ask("DELETE", url))[0] == 204
+    await refused(await three.ask("GET", url), 404, "no_session")
+
+
+async def test_offers_one_after_the_other_are_spread_and_the_one_too_many_is_refused(three, offer):
+    ids = [await opened(three, offer) for _ in range(6)]
+    assert Counter(session[0] for session in ids) == {"a": 2, "b": 2, "c": 2}
+    reply = await three.ask("POST", "/sessions", json=offer)
+    await refused(reply, 503, "full")
+    assert "queue" not in reply[2]
+
+
+async def test_two_gateways_and_twice_as_many_offers_as_places_open_exactly_the_places(offer):
+    async with site(gateways=2, max_sessions=4) as found:
+        asked = [found.ask("POST", "/sessions", index % 2, json=offer) for index in range(24)]
+        replies = await asyncio.gather(*asked)
+        assert Counter(status for status, _, _ in replies) == {201: 12, 503: 12}
+        assert [len(node.sessions) for node in found.nodes] == [4, 4, 4]
+        for status, headers, body in replies:
+            if status == 503:
+                await refused((status, headers, body), 503, "full")
+
+
+async def test_any_gateway_answers_for_a_session_that_another_opened(offer):
+    async with site("ab", gateways=2) as found:
+        session = await opened(found, offer, 0)
+        assert (await found.ask("GET", f"/sessions/{session}", 1))[2]["id"] == session
+        assert (await found.ask("DELETE", f"/sessions/{session}", 1))[0] == 204
+        assert sum(len(node.sessions) for node in found.nodes) == 0
+
+
+@pytest.mark.parametrize("session", ["x", "nobody.token", "a.unknown", "a.%2e%2e", "a." + "x" * 3000])
+async def test_an_id_that_is_none_is_a_404_in_the_one_form(three, session):
+    for method in ("GET", "DELETE", "PATCH"):
+        status, _, body = await three.ask(method, f"/sessions/{session}", json={})
+        assert status in (404, 405) and set(body) == {"error"}, body
+
+
+async def test_what_is_wrong_with_an_offer_is_told_in_the_words_of_a_node_and_costs_no_place(three, offer):
+    reply = await three.ask("POST", "/sessions", json={**offer, "operator": {"kind": "blurr"}})
+    assert "blurr" in await refused(reply, 422, "bad_setting")
+    assert "huge" in await refused(
+        await three.ask("POST", "/sessions", json={**offer, "model": "huge"}), 422, "unknown_model"
+    )
+    await refused(await three.ask("POST", "/sessions", json={**offer, "resume": 7}), 422, "bad_setting")
+    await refused(
+        await three.ask("POST", "/sessions", data=b"{", headers={"Content-Type": "application/json"}), 400, "bad_json"
+    )
+    await refused(await three.ask("POST", "/sessions", data=b"v=0"), 415, "bad_content_type")
+    await refused(await three.ask("POST", "/sessions", json={"sdp": "x" * 300_000}), 413, "too_large")
+    assert three.gateways[0].cluster.free() == 6 and all(len(node.sessions) == 0 for node in three.nodes)
+
+
+async def test_without_the_clients_token_nothing_is_opened_seen_or_changed(three, offer):
+    session = await opened(three, offer)
+    paths = [
+        ("POST", "/sessions"),
+        ("GET", f"/sessions/{session}"),
+        ("DELETE", f"/sessions/{session}"),
+        ("GET", "/stats"),
+    ]
+    paths += [("GET", "/ice"), ("POST", "/whip/x"), ("POST", "/whep/x"), ("DELETE", "/queue/x")]
+    for shown in ("", "Bearer wrong", "Bearer of-the-nodes"):
+        for method, path in paths:
+            reply = await three.ask(method, path, headers={"Authorization": shown}, json=offer)
+            await refused(reply, 401, "unauthorized")
+    assert (await three.ask("GET", f"/sessions/{session}"))[0] == 200
+
+
+async def test_the_routes_between_gateway_and_node_are_no_routes_of_a_gateway(three):
+    for method, path in (("GET", "/cluster/node"), ("POST", "/cluster/drain"), ("POST", "/cluster/line")):
+        assert (await three.ask(method, path, json={}))[0] == 404
+
+
+async def test_a_node_tells_and_does_nothing_without_its_token(three):
+    url = three.nodes[0].url
+    for method, path in (("GET", "/cluster/node"), ("POST", "/cluster/drain"), ("POST", "/cluster/line")):
+        async with three.http.request(method, url + path, json={}) as reply:
+            assert reply.status == 401
+    assert three.nodes[0].sessions.draining is False
+
+
+async def test_stats_of_all_nodes_are_summed_and_name_no_session(three, offer):
+    ids = [await opened(three, offer) for _ in range(3)]
+    _, _, stats = await three.ask("GET", "/stats")
+    assert (stats["opened"], len(stats["sessions"]), stats["device"]["state"]) == (3, 3, "ready")
+    assert {node["name"] for node in stats["nodes"]} == {"a", "b", "c"}
+    assert not any(session in str(stats) for session in ids)
+
+
+async def test_readiness_models_and_the_page_are_there_while_one_node_is(three):
+    for path in ("/healthz", "/readyz", "/models", "/operators", "/ice", "/", "/app.js"):
+        assert (await three.ask("GET", path))[0] == 200, path
+    for node in three.nodes:
+        node.sessions.draining = True
+    await three.seen("draining", "a")
+    await three.seen("draining", "b")
+    await three.seen("draining", "c")
+    assert "draining" in await refused(await three.ask("GET", "/readyz"), 503, "no_node")
+    assert (await three.ask("GET", "/healthz"))[0] == 200
+
+
+async def test_a_node_that_dies_is_lost_within_two_seconds_and_its_session_opened_elsewhere(three, offer):
+    session = await opened(three, offer)
+    name = session[0]
+    await three.node(name).server.close()
+    began = asyncio.get_running_loop().time()
+    await three.seen("lost", name, seconds=2)
+    assert asyncio.get_running_loop().time() - began < 2
+    await refused(await three.ask("GET", f"/sessions/{session}"), 404, "no_session")
+    status, _, answer = await three.ask("POST", "/sessions", json={**offer, "resume": session})
+    assert (status, answer["resumed"]) == (201, False)
+    assert answer["id"][0] != name
+
+
+async def test_a_session_of_a_live_node_is_resumed_there(three, offer):
+    session = await opened(three, offer)
+    status, _, answer = await three.ask("POST", "/sessions", json={**offer, "resume": session})
+    assert (status, answer["id"]) == (201, session)
+    assert "resumed" not in answer
+    await refused(await three.ask("POST", "/sessions", json={**offer, "resume": f"{session}x"}), 404, "no_session")
+
+
+async def test_a_node_that_hangs_is_lost_within_two_seconds_and_offers_to_it_are_not_waited_for(offer):
+    async with site("ab") as found:
+        node, port = found.node("a"), found.node("a").server.port
+        await found.node("b").server.close()
+        await found.seen("lost", "b")
+        held = asyncio.Event()
+
+        async def never(request):
+            await held.wait()
+
+        await node.server.close()
+        silent = web.Application()
+        silent.router.add_route("*", "/{path:.*}", never)
+        hung = TestServer(silent, port=port)
+        await hung.start_server()
+        began = asyncio.get_running_loop().time()
+        reply = await found.ask("POST", "/sessions", json=offer)
+        assert asyncio.get_running_loop().time() - began < 2.5
+        await refused(reply, 503, "node_lost")
+        held.set()
+        await hung.close()
+
+
+async def test_a_drained_node_gets_no_session_and_a_resume_moves_to_another(three, offer):
+    session = await opened(three, offer)
+    node = three.node(session[0])
+    async with ClientSession(headers={"Authorization": "Bearer of-the-nodes"}) as http:
+        async with http.post(f"{node.url}/cluster/drain", json={"seconds": 60}) as reply:
+            assert (reply.status, await reply.json()) == (202, {"sessions": 1})
+        assert (await three.ask("GET", f"/sessions/{session}"))[0] == 200, "its sessions go on"
+        status, _, answer = await three.ask("POST", "/sessions", json={**offer, "resume": session})
+        assert (status, answer["resumed"]) == (201, False)
+        assert answer["id"][0] != session[0], "the client was faster than the next probe"
+        others = [await opened(three, offer) for _ in range(3)]
+        assert session[0] not in {other[0] for other in others}
+        await refused(await three.ask("POST", "/sessions", json=offer), 503, "full")
+        _, _, answer = await three.ask("POST", "/sessions", json={**offer, "resume": session})
+        assert answer["id"] == session, "with no place elsewhere it stays where it is"
+        async with http.delete(f"{node.url}/cluster/drain") as reply:
+            assert reply.status == 204
+        await three.seen("live", session[0])
+        assert (await opened(three, offer))[0] == session[0]
+
+
+async def test_what_is_left_when_the_time_to_move_is_over_is_closed(three, offer):
+    session = await opened(three, offer)
+    node = three.node(session[0])
+    async with ClientSession(headers={"Authorization": "Bearer of-the-nodes"}) as http:
+        async with http.post(f"{node.url}/cluster/drain", json={"seconds": 0}) as reply:
+            assert reply.status == 202
+        async with http.post(f"{node.url}/cluster/drain", json={"seconds": -1}) as reply:
+            assert reply.status == 422
+    await until(lambda: len(node.sessions) == 0)
+
+
+async def test_clients_in_line_get_the_places_in_the_order_they_came_whichever_gateway_they_ask(offer):
+    async with site("ab", gateways=2, max_sessions=1) as found:
+        ids = [await opened(found, offer) for _ in range(2)]
+
+        async def ask(gateway, **body):
+            status, _, answer = await found.ask("POST", "/sessions", gateway, json={**offer, **body})
+            return (status, answer.get("queue"), answer.get("id"))
+
+        _, first, _ = await ask(0, queue=True)
+        _, second, _ = await ask(1, queue=True)
+        assert (first["position"], second["position"]) == (1, 2)
+        await until(lambda: all(entry.cluster.waiting() == 2 for entry in found.gateways))
+        assert (await found.ask("DELETE", f"/sessions/{ids[0]}", 1))[0] == 204
+        await until(lambda: all(entry.cluster.free() == 1 for entry in found.gateways))
+        assert (await ask(0))[0] == 503, "a newcomer overtook those that wait"
+        assert (await ask(1, ticket=second["ticket"]))[:2] == (503, second), "the second overtook the first"
+        assert (await ask(1, ticket=first["ticket"]))[0] == 201
+        assert (await ask(0, ticket=second["ticket"]))[1] == {**second, "position": 1}
+        await found.ask("DELETE", f"/queue/{second['ticket']}")
+        assert (await ask(1, queue=True))[1]["position"] == 1
+
+
+async def test_a_line_that_was_lost_with_its_node_keeps_nobody_out(offer):
+    async with site("ab", max_sessions=1) as found:
+        ids = [await opened(found, offer) for _ in range(2)]
+        _, _, body = await found.ask("POST", "/sessions", json={**offer, "queue": True})
+        keeper = found.gateways[0].cluster.line_keeper().name
+        await found.node(keeper).server.close()
+        await found.seen("lost", keeper)
+        left = next(session for session in ids if session[0] != keeper)
+        assert (await found.ask("DELETE", f"/sessions/{left}"))[0] == 204
+        await until(lambda: found.gateways[0].cluster.free() == 1)
+        body = {**offer, "ticket": body["queue"]["ticket"]}
+        assert (await found.ask("POST", "/sessions", json=body))[0] == 201
+
+
+async def test_nodes_that_are_none_are_named_with_what_is_wrong(offer):
+    async with site("a") as found:
+        nameless = await start_node(found.stack, "")
+        twin = await start_node(found.stack, "a")
+        urls = [found.nodes[0].url, nameless.url, twin.url, "http://127.0.0.1:1"]
+        gateway = await start_gateway(found.stack, urls)
+        found.gateways.append(gateway)
+        await until(lambda: len(gateway.cluster.nodes) == 4)
+        await until(lambda: all(node.state != "unknown" for node in gateway.cluster.nodes))
+        _, _, stats = await found.ask("GET", "/stats", 1)
+        states = [(node["state"], node["reason"]) for node in stats["nodes"]]
+        twins = [("live", ""), ("unusable", "another node has the name a already")]
+        assert sorted([states[0], states[2]]) == twins
+        assert states[1] == ("lost", "it answers GET /cluster/node with 404: it is no node of a cluster")
+        assert states[3][0] == "lost" and "refused" in states[3][1].lower()
+        assert (await found.ask("POST", "/sessions", 1, json=offer))[0] == 201
+
+
+async def test_a_gateway_with_the_wrong_node_token_says_so_and_opens_nothing(offer):
+    async with site("a") as found:
+        found.gateways.append(await start_gateway(found.stack, [found.nodes[0].url], node_token="wrong"))
+        await until(lambda: [node.state for node in found.gateways[1].cluster.nodes] == ["lost"])
+        reply = await found.ask("POST", "/sessions", 1, json=offer)
+        assert "refuses the node token" in await refused(reply, 503, "no_node")
