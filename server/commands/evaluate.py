@@ -37,7 +37,8 @@ from core.operators.table import PAPER_OPERATORS, Operator
 from core.solver import Solver
 from core.video import to_pixels
 from server.commands import evaluate_loss, options
-from server.files.inputs import Pixels, read_clip
+from server.files.geometry import Pixels
+from server.files.inputs import read_clip
 from server.files.outputs import write_png
 from server.files.sheet import SheetRow, sheet
 from server.files.vmaf import vmaf, vmaf_ffmpeg

@@ -15,7 +15,7 @@ from core.models.load import Model
 from core.operators.table import Operator
 from core.solver import Solver
 from server.commands import options
-from server.files.inputs import Pixels
+from server.files.geometry import Pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

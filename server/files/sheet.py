@@ -9,7 +9,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from server.files.inputs import Pixels
+from server.files.geometry import Pixels
 
 ZOOM = 3
 LABEL = 18

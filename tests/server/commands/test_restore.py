@@ -16,9 +16,10 @@ from core.models.tiny.load import build
 from core.operators.averages import SpatioTemporalAverage
 from core.operators.super_resolution import SuperResolution
 from server import cli
-from server.commands import options, restore
-from server.files.inputs import About, open_source, read_clip, read_picture
+from server.commands import options, restore_file
+from server.files.inputs import open_source, read_clip, read_picture
 from server.files.outputs import write_png
+from server.files.source import About, Picture
 
 SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
 
@@ -122,10 +123,10 @@ def test_where_the_mask_is_white_the_picture_stays(tmp_path):
 
 
 def test_the_mask_is_padded_with_the_picture():
-    geometry = restore.fit(About(50, 35, Fraction(16), Fraction(1, 16), 1), None, None, False)
+    geometry = restore_file.fit(About(50, 35, Fraction(16), Fraction(1, 16), 1), None, None, False)
     mask = np.zeros((35, 50, 3), np.uint8)
     mask[:, 40:] = 255
-    fitted = restore.fit_mask(mask, About(50, 35, Fraction(16), Fraction(1, 16), 1), geometry)
+    fitted = restore_file.fit_mask(mask, About(50, 35, Fraction(16), Fraction(1, 16), 1), geometry)
     assert fitted.shape == (48, 64, 3)
     assert (fitted[:, :40] == 0).all() and (fitted[:, 40:] == 255).all()
 
@@ -178,17 +179,35 @@ def test_an_interrupted_or_failed_run_leaves_no_file(tmp_path, monkeypatch, erro
 
 
 def test_a_short_last_chunk_repeats_its_last_picture():
-    chunk = [restore.Picture(pixels, i) for i, pixels in enumerate(moving_scene(5, 16, 16))]
-    filled = restore.fill(chunk, 12, (16, 32))
+    chunk = [Picture(pixels, i) for i, pixels in enumerate(moving_scene(5, 16, 16))]
+    geometry = restore_file.Geometry((16, 16), (16, 32), (16, 32), (16, 16))
+    filled = restore_file.fill(chunk, 12, geometry)
     assert filled.shape == (12, 16, 32, 3)
     assert (filled[5:] == filled[4]).all() and (filled[:, :, 16:] == filled[:, :, 15:16]).all()
 
 
 def test_sizes_for_pictures_that_fit_and_that_do_not():
     source = About(50, 35, Fraction(16), Fraction(1, 16), None)
-    simulated = restore.fit(source, None, SuperResolution(), True)
-    assert simulated == restore.Geometry((35, 50), (48, 64), (48, 64), (35, 50))
-    incoming = restore.fit(source, None, SpatioTemporalAverage(), False)
-    assert incoming == restore.Geometry((35, 50), (36, 52), (144, 208), (140, 200))
-    scaled = restore.fit(source, (238, 418), SuperResolution(), False)
-    assert scaled == restore.Geometry((60, 105), (60, 108), (240, 432), (238, 418))
+    simulated = restore_file.fit(source, None, SuperResolution(), True)
+    assert simulated == restore_file.Geometry((35, 50), (48, 64), (48, 64), (35, 50))
+    incoming = restore_file.fit(source, None, SpatioTemporalAverage(), False)
+    assert incoming == restore_file.Geometry((35, 50), (36, 52), (144, 208), (140, 200))
+    scaled = restore_file.fit(source, (238, 418), SuperResolution(), False)
+    assert scaled == restore_file.Geometry((60, 105), (60, 108), (240, 432), (238, 418), (74, 105))
+
+
+@pytest.mark.parametrize(
+    ("how", "shown", "scaled"), [("crop", (48, 96), (192, 96)), ("pad", (48, 96), (48, 24)), ("inside", (48, 24), None)]
+)
+def test_a_size_of_another_shape_never_squashes(how, shown, scaled):
+    """A portrait of 48x96 in 96x48 came out twice as wide as it was."""
+    geometry = restore_file.fit(About(48, 96, Fraction(16), Fraction(1, 16), None), (48, 96), None, True, how)
+    assert (geometry.shown, geometry.scaled, geometry.aspect) == (shown, scaled, 1)
+
+
+def test_oblong_pixels_stay_oblong_at_their_own_shape_and_become_square_at_another():
+    source = About(72, 58, Fraction(16), Fraction(1, 16), None, Fraction(64, 45))
+    assert restore_file.fit(source, (58, 72), None, True).aspect == Fraction(64, 45)
+    assert restore_file.fit(source, (116, 144), None, True).scaled is None
+    other = restore_file.fit(source, (58, 102), None, True, "inside")
+    assert other.aspect == 1 and abs(other.shown[1] / other.shown[0] - float(source.shape)) < 0.03

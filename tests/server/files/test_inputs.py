@@ -9,8 +9,10 @@ import pytest
 
 from core.chunks import ChunkSpec
 from core.errors import UsageError
-from server.files.inputs import Picture, centred, in_chunks, open_source, read_clip, read_picture, resize
+from server.files.geometry import centred, resize
+from server.files.inputs import in_chunks, open_source, read_clip, read_picture
 from server.files.outputs import check_output, open_sink, write_png
+from server.files.source import Extras, Picture
 
 
 def scene(count, height=48, width=64, seed=0):
@@ -65,8 +67,7 @@ def copy(source, target, no_audio=False):
     """Reads everything and writes it unchanged."""
     check_output(source, target)
     opened = open_source(source)
-    audio = () if no_audio else opened.audio
-    with open_sink(target, opened.about, audio) as sink:
+    with open_sink(target, opened.about, Extras() if no_audio else opened.extras) as sink:
         size = opened.about.height, opened.about.width
         for picture in opened.pictures(size, (lambda packet: None) if no_audio else sink.carry):
             sink.write(picture)
