@@ -11,8 +11,8 @@ from torch import Tensor
 
 from core.evaluation.metrics import check_pair, flicker_per_step, psnr_per_frame
 
-WANG = {"data_range": 2.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-"""scikit-image's settings for SSIM as Wang et al. define it, for values in [-1, 1]"""
+WANG = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+"""scikit-image's settings for SSIM as Wang et al. define it, for values in [0, 1]"""
 
 
 def ssim_per_frame(a: Tensor, b: Tensor) -> list[float]:
@@ -20,7 +20,7 @@ def ssim_per_frame(a: Tensor, b: Tensor) -> list[float]:
     check_pair(a, b)
     if min(a.shape[-2:]) < 11:
         raise ValueError(f"SSIM needs frames of at least 11x11 pixels, found {a.shape[-1]}x{a.shape[-2]}")
-    pairs = zip(a.float().cpu().numpy(), b.float().cpu().numpy(), strict=True)
+    pairs = zip(*((x.float() / 2 + 0.5).cpu().numpy() for x in (a, b)), strict=True)
     return [float(structural_similarity(p, q, channel_axis=0, **WANG)) for p, q in pairs]
 
 

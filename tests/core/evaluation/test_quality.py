@@ -24,11 +24,13 @@ def test_ssim_is_the_formula_of_wang_et_al():
                 row[i : i + 11] = taps / taps.sum()
         return rows @ x @ columns.T
 
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    a, b = a / 2 + 0.5, b / 2 + 0.5  # the luminance term depends on where zero is
+    c1, c2 = 0.01**2, 0.03**2
     ma, mb = mean(a), mean(b)
     va, vb, covariance = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
     similarity = (2 * ma * mb + c1) * (2 * covariance + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
-    assert ssim_per_frame(a, b) == pytest.approx(similarity.mean(dim=(1, 2, 3)).tolist(), abs=1e-4)
+    found = ssim_per_frame(2 * a - 1, 2 * b - 1)
+    assert found == pytest.approx(similarity.mean(dim=(1, 2, 3)).tolist(), abs=1e-4)
 
 
 def test_ssim_of_equal_frames_is_one_and_falls_with_noise():
