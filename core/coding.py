@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import numpy as np
@@ -53,7 +53,7 @@ class Coder:
             }
             fixed = {} if quantiser is None else {"qmin": str(quantiser), "qmax": str(quantiser)}
             self.encoder.options = {**options, **fixed}
-        self.decoder = av.CodecContext.create(codec, "r")
+        self.decoder = cast(av.VideoCodecContext, av.CodecContext.create(codec, "r"))
         self.decoder.thread_count = 1
         self.count = 0
 
