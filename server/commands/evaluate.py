@@ -3,89 +3,64 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeRemainingColumn as Remaining
-from rich.table import Table
+from typing import Any
 
 from core.chunks import ChunkSpec
-from core.contract import SolverConfig
+from core.coding import parse_coding
+from core.contract import Pixels, SolverConfig
 from core.errors import UsageError
-from core.evaluation.evaluate import (
-    PLAIN,
-    VARIANTS,
-    Score,
-    gains,
-    means,
-    measured,
-    score_plain,
-    score_variant,
-    variant_config,
-)
+from core.evaluation.evaluate import METHODS, PLAIN, VARIANTS, gains, means, variant_config
+from core.evaluation.extras import fvd_rows, without_features
+from core.evaluation.rivals import RIVALS
 from core.json_report import check_file, check_json, write_json
 from core.models.load import Model
 from core.operators.table import PAPER_OPERATORS, Operator
 from core.solver import Solver
-from core.video import to_pixels
 from server.commands import evaluate_loss, options
-from server.files.geometry import Pixels
+from server.commands.evaluate_clip import Bench, ClipRun, Task, add_metric_arguments, load_bench, progress
+from server.commands.evaluate_tables import gain_table, mean_table
 from server.files.inputs import read_clip
 from server.files.outputs import write_png
 from server.files.sheet import SheetRow, sheet
-from server.files.vmaf import vmaf, vmaf_ffmpeg
 
 ALL_VARIANTS = (*PLAIN, *VARIANTS)
 SHEET_VARIANTS = (("degraded", False), ("x_init", True), ("flash", True))
 """what a contact sheet shows beside the original: variant and output consistency"""
 
-
-@dataclass
-class Look:
-    """What is kept of a run's pictures: all of them in a file for VMAF, one for the contact sheet."""
-
-    file: IO[bytes] | None
-    keep: int
-    """number of the frame for the contact sheet"""
-    seen: int = 0
-    kept: Pixels = field(default_factory=lambda: np.zeros((0, 0, 3), np.uint8))
-
-    def __call__(self, x: Any) -> None:
-        pixels = to_pixels(x)
-        if self.file:
-            self.file.write(pixels.tobytes())
-        if self.seen <= self.keep < self.seen + len(pixels):
-            self.kept = pixels[self.keep - self.seen]
-        self.seen += len(pixels)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One line of the table."""
-
-    operator: Operator
-    variant: str
-    output_consistency: bool
+NOISE = 0.01
+SIZE = (240, 416)
+"""(height, width) where none is given"""
+WIDTH = 170
+"""columns of a file or a pipe, for all the metrics"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clips", metavar="CLIP", nargs="+", type=Path, help="videos that are clean, the originals")
     parser.add_argument("--operators", default="all", help="all (the paper's five) or KIND,...")
-    parser.add_argument("--variants", default="all", help=f"all or some of {','.join(ALL_VARIANTS)}")
-    parser.add_argument("--size", metavar="WxH", type=options.size, default=(240, 416), help="default: 416x240")
-    parser.add_argument("--noise", type=float, default=0.01, help="of the measurement, on [-1, 1] (default: 0.01)")
+    parser.add_argument(
+        "--variants",
+        default="all",
+        help=f"all (of our own: {','.join(ALL_VARIANTS)}) or a choice of these and the rivals {','.join(RIVALS)}",
+    )
+    parser.add_argument("--size", metavar="WxH", type=options.size, default=SIZE, help="default: 416x240")
+    parser.add_argument("--noise", type=float, help=f"of the measurement, on [-1, 1] (default: {NOISE})")
     parser.add_argument("--seed", type=options.seed, default=0, help="of all noise (default: 0)")
     parser.add_argument("--frames", metavar="N", type=options.positive, help="first N frames of each clip")
+    parser.add_argument(
+        "--coded",
+        metavar="CODEC:RATE,...",
+        type=codings,
+        default=[None],
+        help="send each measurement through these encoders first: vp8:400k (bit rate), vp8:q24 (fixed quantiser), "
+        "h264:23 (CRF), or none",
+    )
+    parser.add_argument(
+        "--told-noise", metavar="LEVEL", type=level, help="tell the solver this noise level (default: that of --noise)"
+    )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
-    parser.add_argument("--no-vmaf", action="store_true", help="leave VMAF out although it could be computed")
+    add_metric_arguments(parser)
     evaluate_loss.add_arguments(parser)
     options.add_model_arguments(parser)
     options.add_json_argument(parser)
@@ -93,49 +68,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_solver_arguments(parser)
 
 
+def codings(text: str) -> list[str | None]:
+    """An argparse type: CODEC:RATE,... where `none` leaves the measurement as it is."""
+    found = [None if part == "none" else part for part in text.split(",")]
+    try:
+        for coding in filter(lambda part: part is not None, found):
+            parse_coding(str(coding))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return list(dict.fromkeys(found))
+
+
+def level(text: str) -> float:
+    """An argparse type: a noise level, above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a noise level above 0 and at most 1, found {text!r}")
+    return value
+
+
 def run(args: argparse.Namespace) -> int:
     check_json(args.json)
+    check(args)
+    for clip in args.clips:
+        read_clip(clip, args.size, 1)  # a bad one is refused before the work begins
+    model = options.load_model(args)
+    config = options.solver_config(args)
+    if args.loss:
+        return run_loss(args, Solver(model.codec, model.denoiser, model.num_steps), model, config)
+    tasks = plan(args, config)
+    bench = load_bench(args, model)
+    rows: list[dict[str, Any]] = []
+    drawn: list[SheetRow] = []
+    with progress(len(args.clips) * len(tasks)) as begin:
+        for clip in args.clips:
+            pixels = read_clip(clip, args.size, args.frames)
+            clip_rows, kept = evaluate(ClipRun(bench, clip.name, pixels), tasks, begin)
+            rows += clip_rows
+            drawn += sheet_rows(clip, pixels, tasks, kept)
+    if args.sheet:
+        write_png(args.sheet, sheet(drawn))
+    tell(args, rows, settings(args, config, model, bench))
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UsageError for arguments that do not go together or could not be carried out."""
     if args.loss:
         evaluate_loss.check(args)
     if args.sheet:
         check_file(args.sheet, "--sheet")
         if args.sheet.suffix.lower() != ".png":
             raise UsageError(f"expected a .png file for --sheet, found {args.sheet}")
-    for clip in args.clips:
-        read_clip(clip, args.size, 1)  # a bad one is told before the work begins
-    model = options.load_model(args)
-    config = options.solver_config(args)
-    tasks = plan(args, config)
-    solver = Solver(model.codec, model.denoiser, model.num_steps)
-    if args.loss:
-        return run_loss(args, solver, model, config)
-    ffmpeg = None if args.no_vmaf else vmaf_ffmpeg()
-    rows: list[dict[str, Any]] = []
-    drawn: list[SheetRow] = []
-    with progress(len(args.clips) * len(tasks)) as begin:
-        for clip in args.clips:
-            pixels = read_clip(clip, args.size, args.frames)
-            with tempfile.TemporaryDirectory() as folder:
-                clip_rows, kept = evaluate(
-                    clip, pixels, tasks, solver, model, config, args, ffmpeg, Path(folder), begin
-                )
-            rows += clip_rows
-            drawn += sheet_rows(clip, pixels, tasks, kept)
-    averages, gained = means(rows), gains(rows)
-    report = {
-        "settings": settings(args, config, model, ffmpeg),
-        "rows": rows,
-        "means": averages,
-        "gains": gained,
-    }
-    if args.sheet:
-        write_png(args.sheet, sheet(drawn))
+    if args.size[0] % 16 or args.size[1] % 16:
+        raise UsageError(f"expected a --size in multiples of 16, found {args.size[1]}x{args.size[0]}")
+
+
+def tell(args: argparse.Namespace, rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
+    """The tables for people and the report for programs."""
+    averages, gained, videos = means(rows), gains(rows), fvd_rows(rows)
+    for row in videos:
+        next(mean for mean in averages if row.items() >= keys_of(mean).items())["fvd"] = row["fvd"]
     console = options.console(args.json)
+    if not console.is_terminal:
+        console.width = WIDTH
     console.print(mean_table(averages))
+    if any(row["few"] for row in videos):
+        console.print(f"FVD of {videos[0]['videos']} videos compares methods here at best: the paper has 100")
     if gained:
         console.print(gain_table(gained))
-    write_json(report, args.json)
-    return 0
+    report = {"settings": found, "rows": without_features(rows), "means": averages, "gains": gained}
+    write_json(report | ({"fvd": videos} if videos else {}), args.json)
+
+
+def keys_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("operator", "variant", "output_consistency", "coded")}
 
 
 def run_loss(args: argparse.Namespace, solver: Solver, model: Model, config: SolverConfig) -> int:
@@ -157,15 +167,19 @@ def run_loss(args: argparse.Namespace, solver: Solver, model: Model, config: Sol
 
 def plan(args: argparse.Namespace, config: SolverConfig) -> list[Task]:
     """The rows that were asked for, in the order of the table."""
-    variants = chosen(args.variants, ALL_VARIANTS, "variants")
+    every = ALL_VARIANTS if args.variants == "all" else METHODS
+    variants = chosen(args.variants, every, "variants")
     operators = operators_of(args)
     prepare(operators, args)
     tasks = []
     for operator in operators:
-        for variant in variants:
-            tasks.append(Task(operator, variant, False))
-            if variant != "degraded" and config.output_gamma > 0:
-                tasks.append(Task(operator, variant, True))
+        for coding in args.coded:
+            for variant in variants:
+                for consistent in (False, True):
+                    if consistent and (variant == "degraded" or config.output_gamma == 0):
+                        continue
+                    own = variant_config(variant, config, consistent)
+                    tasks.append(Task(operator, variant, variant, own, coding, args.told_noise))
     return tasks
 
 
@@ -176,8 +190,6 @@ def prepare(operators: list[Operator], args: argparse.Namespace) -> None:
             operator.prepare(*args.size)
         except ValueError as error:
             raise UsageError(f"{operator.kind}: {error}") from error
-    if args.size[0] % 16 or args.size[1] % 16:
-        raise UsageError(f"expected a --size in multiples of 16, found {args.size[1]}x{args.size[0]}")
 
 
 def operators_of(args: argparse.Namespace) -> list[Operator]:
@@ -191,7 +203,8 @@ def operators_of(args: argparse.Namespace) -> list[Operator]:
             raise UsageError(
                 f"expected an operator among --operators that has --operator.{given}, found {', '.join(names)}"
             )
-    return [options.operator(name, only_fields_of(name, args), noise=args.noise) for name in names]
+    noise = NOISE if args.noise is None else args.noise
+    return [options.operator(name, only_fields_of(name, args), noise=noise) for name in names]
 
 
 def only_fields_of(kind: str, args: argparse.Namespace) -> argparse.Namespace:
@@ -213,50 +226,16 @@ def chosen(text: str, names: tuple[str, ...], what: str) -> list[str]:
 
 
 def evaluate(
-    clip: Path,
-    pixels: Pixels,
-    tasks: list[Task],
-    solver: Solver,
-    model: Model,
-    config: SolverConfig,
-    args: argparse.Namespace,
-    ffmpeg: str | None,
-    folder: Path,
-    begin: Callable[[str], None],
+    clip: ClipRun, tasks: list[Task], begin: Callable[[str], None]
 ) -> tuple[list[dict[str, Any]], dict[Task, Pixels]]:
     """The rows of one clip, and the frame of each for the contact sheet."""
     rows, kept = [], {}
-    original, restored = folder / "original.rgb", folder / "restored.rgb"
-    if ffmpeg:
-        original.write_bytes(pixels.tobytes())
     for task in tasks:
-        begin(f"{clip.stem} {task.operator.kind} {task.variant}")
-        with raw_file(restored if ffmpeg else None) as file:
-            look = Look(file, sheet_frame(len(pixels)))
-            start = time.perf_counter()
-            score = score_task(task, pixels, solver, model, config, args.seed, look)
-            seconds = time.perf_counter() - start
-        row: dict[str, Any] = {"clip": clip.name, "operator": task.operator.kind, "variant": task.variant}
-        row |= {"output_consistency": task.output_consistency, **score.row(), "seconds": round(seconds, 3)}
-        if ffmpeg:
-            row["vmaf"] = vmaf(ffmpeg, restored, original, args.size)
+        begin(f"{clip.name} {task.operator.kind} {task.variant}")
+        row, pixels = clip.run(task)
         rows.append(row)
-        kept[task] = look.kept
+        kept[task] = pixels[sheet_frame(len(pixels))]
     return rows, kept
-
-
-def score_task(
-    task: Task, pixels: Pixels, solver: Solver, model: Model, config: SolverConfig, seed: int, look: Look
-) -> Score:
-    chunks = measured(pixels, task.operator, seed, model.device)
-    own = variant_config(task.variant, config, task.output_consistency)
-    if task.variant in PLAIN:
-        return score_plain(task.variant, chunks, task.operator, own, look)
-    return score_variant(solver, chunks, task.operator, own, VARIANTS[task.variant].rung, seed, look)
-
-
-def raw_file(path: Path | None) -> AbstractContextManager[IO[bytes] | None]:
-    return nullcontext() if path is None else path.open("wb")
 
 
 def sheet_frame(frames: int) -> int:
@@ -267,20 +246,26 @@ def sheet_frame(frames: int) -> int:
 
 
 def sheet_rows(clip: Path, pixels: Pixels, tasks: list[Task], kept: dict[Task, Pixels]) -> list[SheetRow]:
+    """A row of pictures for each operator and coding of a clip."""
     rows = []
     original = pixels[sheet_frame(len(pixels))]
-    for operator in dict.fromkeys(task.operator for task in tasks):
-        wanted = [Task(operator, variant, oc) for variant, oc in SHEET_VARIANTS]
-        cells = [(label(task), kept[task]) for task in wanted if task in kept]
-        rows.append(SheetRow(f"{clip.stem}: {operator.kind}", (*cells, ("original", original))))
+    for operator, coding in dict.fromkeys((task.operator, task.coding) for task in tasks):
+        own = {
+            (task.variant, task.row_keys["output_consistency"]): task
+            for task in tasks
+            if (task.operator, task.coding) == (operator, coding)
+        }
+        cells = [(label(own[wanted]), kept[own[wanted]]) for wanted in SHEET_VARIANTS if wanted in own]
+        title = f"{clip.stem}: {operator.kind}" + (f", {coding}" if coding else "")
+        rows.append(SheetRow(title, (*cells, ("original", original))))
     return rows
 
 
 def label(task: Task) -> str:
-    return f"{task.variant} + output consistency" if task.output_consistency else task.variant
+    return f"{task.variant} + output consistency" if task.row_keys["output_consistency"] else task.variant
 
 
-def settings(args: argparse.Namespace, config: SolverConfig, model: Model, ffmpeg: str | None) -> dict[str, Any]:
+def settings(args: argparse.Namespace, config: SolverConfig, model: Model, bench: Bench | None) -> dict[str, Any]:
     operators = operators_of(args)
     return {
         "model": args.model,
@@ -289,68 +274,15 @@ def settings(args: argparse.Namespace, config: SolverConfig, model: Model, ffmpe
         "device": args.device,
         "size": f"{args.size[1]}x{args.size[0]}",
         "noise": operators[0].noise,
+        "told_noise": args.told_noise,
+        "coded": args.coded,
         "seed": args.seed,
         "frames": args.frames,
         "solver": config.model_dump(),
         "num_steps": config.num_steps or model.num_steps,
         "variants": {name: variant.changes for name, variant in VARIANTS.items()},
         "operators": [operator.model_dump() for operator in operators],
-        "ssim": "scikit-image, Gaussian window, sigma 1.5",
-        "vmaf": "libvmaf vmaf_v0.6.1" if ffmpeg else None,
+        "ssim": "scikit-image on [0, 1], Gaussian window, sigma 1.5",
+        "vmaf": "libvmaf vmaf_v0.6.1" if bench and bench.ffmpeg else None,
+        "metrics": args.metrics,
     }
-
-
-def mean_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="means over clips")
-    for name in ("operator", "variant", "oc"):
-        table.add_column(name)
-    for name in ("PSNR", "SSIM", "VMAF", "flicker", "change", "residual", "guided", "s"):
-        table.add_column(name, justify="right")
-    last = None
-    for row in rows:
-        if last not in (None, row["operator"]):
-            table.add_section()
-        last = row["operator"]
-        table.add_row(
-            row["operator"],
-            row["variant"],
-            "yes" if row["output_consistency"] else "",
-            f"{row['psnr']:.2f}",
-            f"{row['ssim']:.4f}",
-            f"{row['vmaf']:.1f}" if "vmaf" in row else "-",
-            f"{row['flicker']:.4f}",
-            f"{row['change_ratio']:.2f}",
-            f"{row['residual']:.4f}",
-            f"{row['guided_chunks']:.1f}",
-            f"{row['seconds']:.1f}",
-        )
-    return table
-
-
-def gain_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="flash over x_init, both with output consistency")
-    table.add_column("operator")
-    for name in ("clips", "PSNR dB", "worst", "SSIM", "worst", "VMAF", "worst"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        cells = []
-        for key, digits in (("psnr", 2), ("ssim", 4), ("vmaf", 1)):
-            pair = row.get(key)
-            cells += [f"{pair[end]:+.{digits}f}" if pair else "-" for end in ("mean", "min")]
-        table.add_row(row["operator"], str(row["clips"]), *cells)
-    return table
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar for `total` tasks on standard error; yields what is called with each task's name at its start."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=options.progress_console()) as bar:
-        line = bar.add_task("", total=total)
-        begun = count()
-
-        def begin(words: str) -> None:
-            bar.update(line, description=words, completed=next(begun))
-
-        yield begin
-        bar.update(line, completed=total)

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from core.contract import SolverConfig
 from core.errors import UsageError
-from core.evaluation.evaluate import LOSS_VARIANTS, lost_frames, measured, score_loss
+from core.evaluation.loss import LOSS_VARIANTS, lost_frames, score_loss
+from core.evaluation.score import measured
 from core.models.load import Model
 from core.operators.table import Operator
 from core.solver import Solver
@@ -48,6 +49,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"expected no --variants with --loss, which compares {', '.join(LOSS_VARIANTS)}")
     if args.sheet:
         raise UsageError("expected no --sheet with --loss, which draws none")
+    if args.coded != [None]:
+        raise UsageError("expected no --coded with --loss, which codes nothing")
 
 
 def evaluate(

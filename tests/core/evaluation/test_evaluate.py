@@ -1,24 +1,18 @@
 """Evaluation measures what it says, on the real classes with random weights."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 
 from core.contract import SolverConfig
 from core.evaluation.bench import moving_scene
-from core.evaluation.evaluate import (
-    VARIANTS,
-    freeze,
-    gains,
-    lost_frames,
-    means,
-    measured,
-    score_loss,
-    score_plain,
-    score_variant,
-    variant_config,
-)
+from core.evaluation.clip_solvers import Part
+from core.evaluation.evaluate import clip_solver, gains, means, variant_config
+from core.evaluation.loss import freeze, lost_frames, score_loss
 from core.evaluation.metrics import psnr
+from core.evaluation.score import Score, measured, score_clip
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from core.operators.averages import TemporalAverage
@@ -43,11 +37,13 @@ def clip(frames=21, height=32, width=48):
     return np.clip(moving_scene(frames, height, width).astype(int) + noise, 0, 255).astype(np.uint8)
 
 
-def scored(solver, variant, operator, config=None, frames=21, show=lambda x: None):
-    config = variant_config(variant, config or SolverConfig(), output_consistency=False)
+def scored(solver, variant, operator, config=None, frames=21, show=lambda x: None, coding=None, consistent=False):
+    config = variant_config(variant, config or SolverConfig(), output_consistency=consistent)
     operator.prepare(32, 48)
-    chunks = measured(clip(frames), operator, 0, CPU)
-    return score_variant(solver, chunks, operator, config, VARIANTS[variant].rung, 0, show)
+    chunks = list(measured(clip(frames), operator, 0, CPU, coding))
+    y = torch.cat([chunk.y for chunk in chunks])
+    parts = clip_solver(variant, solver).restore_clip(y, operator, 0, config)
+    return score_clip(parts, chunks, operator, show, count().__next__)
 
 
 @pytest.mark.parametrize(
@@ -86,26 +82,57 @@ def test_without_output_consistency_the_setting_is_off_and_with_it_is_kept():
     assert variant_config("blind", config, output_consistency=True).condition is False
 
 
-def test_output_consistency_lowers_the_residual_of_a_plain_method():
-    operator = SuperResolution()
-    rows = [
-        score_plain("baseline", measured(clip(), operator, 0, CPU), operator, config, lambda x: None).row()
-        for config in (SolverConfig(output_gamma=0), SolverConfig())
-    ]
+def test_output_consistency_lowers_the_residual_of_a_plain_method(solver):
+    rows = [scored(solver, "baseline", SuperResolution(), consistent=on).row() for on in (False, True)]
     assert rows[1]["residual"] < rows[0]["residual"] / 2
 
 
-def test_the_degraded_row_is_what_one_sees():
+def test_the_degraded_row_is_what_one_sees(solver):
     operator, seen = Inpainting(), []
-    operator.prepare(32, 48)
-    config = SolverConfig(output_gamma=0)
-    score_plain("degraded", measured(clip(9), operator, 0, CPU), operator, config, seen.append)
+    scored(solver, "degraded", operator, frames=9, show=seen.append)
     assert (seen[0][:, :, operator.mask(32, 48)[0, 0] == 0] == 0).all()
 
 
 def test_the_same_seed_gives_the_same_score_and_another_another(solver):
     a, b = (scored(solver, "flash", TemporalAverage()).row() for _ in range(2))
     assert a == b
+
+
+@pytest.mark.parametrize("operator", [SuperResolution(), Inpainting()], ids=lambda op: op.kind)
+def test_a_coded_measurement_is_what_the_decoder_shows_of_the_same_measurement(operator):
+    operator.prepare(64, 96)
+    pixels = clip(21, 64, 96)
+    bare, fine, coarse = (
+        torch.cat([chunk.y for chunk in measured(pixels, operator, 0, CPU, coding)])
+        for coding in (None, "vp8:q4", "vp8:q60")
+    )
+    assert fine.shape == bare.shape and not torch.equal(fine, bare)
+    assert (fine - bare).abs().mean() < (coarse - bare).abs().mean()
+    if operator.kind == "inpainting":
+        assert (coarse[:, :, operator.mask(64, 96)[0, 0] == 0] == 0).all(), "what is lost is not measured"
+
+
+def test_the_seam_tells_a_first_frame_that_is_worse_than_its_chunk():
+    score, x = Score(seconds=[1.0]), from_pixels(clip(21))
+    score.add(x[:9] + 0.1, x[:9], 0.0)
+    assert score.row()["seam"] is None, "the first chunk has no chunk before it"
+    error = torch.full((12, 1, 1, 1), 0.02)
+    error[0] = 0.2
+    score.add(x[9:] + error, x[9:], 0.0)
+    assert score.row()["seam"] == pytest.approx(20 - (20 + 11 * 40) / 12, abs=0.05)
+
+
+def test_latency_is_the_time_to_the_first_part_and_seconds_the_time_of_all(solver):
+    row = scored(solver, "flash", SuperResolution(), frames=33).row()
+    assert (row["latency"], row["seconds"]) == (1, 3)
+    row = scored(solver, "holistic", SuperResolution(), frames=33).row()
+    assert (row["latency"], row["seconds"]) == (1, 1), "a holistic method has nothing until it has all"
+
+
+def test_parts_that_cut_through_a_chunk_are_refused():
+    chunks = list(measured(clip(21), SuperResolution(), 0, CPU))
+    with pytest.raises(ValueError, match="expected whole chunks of 9 frames, found 4"):
+        score_clip(iter([Part(chunks[0].x[:4])]), chunks, SuperResolution(), lambda x: None, count().__next__)
 
 
 @pytest.mark.parametrize("share, burst", [(0.01, 1), (0.1, 1), (0.1, 4), (0.9, 3)])
