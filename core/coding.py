@@ -36,7 +36,7 @@ class Coder:
         if bitrate is not None and codec != "vp8":
             raise ValueError("expected a quantiser for H.264, found a bit rate")
         self.height, self.width = height, width
-        self.encoder = av.CodecContext.create(ENCODERS[codec], "w")
+        self.encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
         self.encoder.width, self.encoder.height = (side + side % 2 for side in (width, height))
         self.encoder.pix_fmt, self.encoder.thread_count = "yuv420p", 1
         self.encoder.time_base, self.encoder.framerate = Fraction(1, fps), Fraction(fps)
@@ -53,7 +53,7 @@ class Coder:
             }
             fixed = {} if quantiser is None else {"qmin": str(quantiser), "qmax": str(quantiser)}
             self.encoder.options = {**options, **fixed}
-        self.decoder = cast(av.VideoCodecContext, av.CodecContext.create(codec, "r"))
+        self.decoder = av.CodecContext.create(codec, "r")
         self.decoder.thread_count = 1
         self.count = 0
 
