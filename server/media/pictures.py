@@ -1,6 +1,6 @@
-"""Decoded pictures to RGB pixels of a given size, and back. Runs in an executor; knows no session.
+"""Decoded frames to RGB pixels of a given size, and back. Runs in an executor; knows no session.
 
-Each conversion takes one thread: by itself a scaler starts one a core, of which a session would keep several.
+Each conversion takes one thread. By default a scaler starts one for each core, and a session would keep several.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from av.video.reformatter import Interpolation, VideoReformatter
 Pixels = npt.NDArray[np.uint8]
 
 
-class PictureReader:
-    """Pictures of any size and format to pixels [height, width, 3]: scaled to cover, then cut at the centre.
+WASTE = 2.0
+"""how many times the wanted pixels may be scaled; a frame of which more would be cut off is cut before"""
 
-    One for each session: it keeps the scaler that its last picture needed.
+
+class PictureReader:
+    """Frames of any size and format to pixels [height, width, 3]: scaled to cover, then cut at the centre.
+
+    One for each session: it keeps the scaler that its last frame needed.
     """
 
     def __init__(self) -> None:
@@ -26,6 +30,9 @@ class PictureReader:
 
     def __call__(self, picture: VideoFrame, height: int, width: int) -> Pixels:
         scale = max(height / picture.height, width / picture.width)
+        if picture.width * picture.height * scale**2 > WASTE * width * height:
+            picture = cut(picture, height / width)
+            scale = max(height / picture.height, width / picture.width)
         cover = max(height, round(picture.height * scale)), max(width, round(picture.width * scale))
         interpolation = Interpolation.AREA if scale < 1 else Interpolation.BICUBIC
         rgb = self._reformatter.reformat(picture, cover[1], cover[0], "rgb24", interpolation=interpolation, threads=1)
@@ -33,8 +40,17 @@ class PictureReader:
         return np.ascontiguousarray(rgb.to_ndarray()[top : top + height, left : left + width])
 
 
+def cut(picture: VideoFrame, aspect: float) -> VideoFrame:
+    """The centre of a frame, with the ratio `aspect` of height to width. A strip scaled to cover could be huge."""
+    height = min(picture.height, max(1, round(picture.width * aspect)))
+    width = min(picture.width, max(1, round(picture.height / aspect)))
+    top, left = (picture.height - height) // 2, (picture.width - width) // 2
+    pixels = picture.to_ndarray(format="rgb24")[top : top + height, left : left + width]
+    return VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+
+
 class PictureWriter:
-    """Pixels to the pictures that a video encoder takes."""
+    """Pixels to the frames that a video encoder takes."""
 
     def __init__(self) -> None:
         self._to_yuv = VideoReformatter()

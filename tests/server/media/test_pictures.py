@@ -1,4 +1,5 @@
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -33,6 +34,18 @@ def test_another_shape_is_cut_at_the_centre_and_not_stretched():
     picture[:, 50:150] = 255
     read = PictureReader()(decoded(picture), 50, 50)
     assert read.min() > 240
+
+
+@pytest.mark.parametrize("size", [(2, 5000), (5000, 2), (8, 16383), (3, 2048), (100, 1000)])
+def test_a_strip_is_cut_before_it_is_scaled(size):
+    """A frame of 5000x2 was scaled to 600000x240 first: 430 MB, and 1.5 s of everybody's executor."""
+    strip = np.zeros((*size, 3), np.uint8)
+    middle = [slice(n // 2 - max(1, n // 50), n // 2 + max(1, n // 50)) for n in size]
+    strip[middle[0], middle[1]] = 200
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    read = PictureReader()(VideoFrame.from_ndarray(strip, format="rgb24"), 240, 416)
+    assert read.shape == (240, 416, 3) and read[120, 208].min() > 150
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
 
 def test_what_is_written_reads_back():
