@@ -1,4 +1,4 @@
-"""The WebRTC stack's answer, completed with what it leaves out."""
+"""The WebRTC stack's answer, completed with what it leaves out. Pure: text in, text out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import re
 from pydantic import Field
 
 from core.config import Config
+from server.webrtc.offer import Offer
+
+MAX_MESSAGE = 4096
+"""bytes of one data channel message that a client may send; the server reads none"""
 
 
 class AnswerOptions(Config):
@@ -22,9 +26,12 @@ class AnswerOptions(Config):
     """address under which the media ports are reached from outside, behind a 1:1 NAT"""
 
 
-def complete_answer(text: str, options: AnswerOptions) -> str:
-    """The stack's answer with bit rates, rtcp-mux-only, trickle and the public address added."""
-    lines = text.splitlines()
+def complete_answer(text: str, options: AnswerOptions, offer: Offer | None = None) -> str:
+    """The stack's answer with bit rates, rtcp-mux-only, trickle and the public address added.
+
+    Of `offer` it repeats the H.264 parameters, and the m-lines that are rejected.
+    """
+    lines = restate(text.splitlines(), offer) if offer else text.splitlines()
     encoders = [match[1] for line in lines if (match := re.match(r"a=rtpmap:(\d+) (?:VP8|H264)/", line))]
     described = [match[1] for line in lines if (match := re.match(r"a=fmtp:(\d+) ", line))]
     start = f"x-google-start-bitrate={options.start_kbps}"
@@ -38,6 +45,8 @@ def complete_answer(text: str, options: AnswerOptions) -> str:
             line = publish_address(line, options.public_address)
         if name == "a=fmtp" and pt in encoders:
             line += f";{start}"
+        if name == "a=max-message-size":
+            line = f"{name}:{MAX_MESSAGE}"
         result.append(line)
         if line.startswith("c=") and kind == "video":
             result.append(f"b=AS:{options.max_kbps}")
@@ -48,6 +57,28 @@ def complete_answer(text: str, options: AnswerOptions) -> str:
         elif name == "a=ice-pwd" and options.trickle:
             result.append("a=ice-options:trickle")
     return "\r\n".join(result) + "\r\n"
+
+
+def restate(lines: list[str], offer: Offer) -> list[str]:
+    """The answer's lines with what `offer` asks for where the stack said something that stands for it."""
+    restated = {c.payload_type: c.restated for section in offer.sections for c in section.codecs if c.restated}
+    found = []
+    for line in lines:
+        match = re.match(r"a=fmtp:(\d+) ", line)
+        parameters = restated.get(int(match[1])) if match else None
+        found.append(f"a=fmtp:{match[1]} {parameters}" if match and parameters else line)
+    return insert_rejected(found, offer)
+
+
+def insert_rejected(lines: list[str], offer: Offer) -> list[str]:
+    """The answer's lines with an m-line at port 0 for each that was rejected (RFC 3264, 6), in the offer's order."""
+    starts = [i for i, line in enumerate(lines) if line.startswith("m=")]
+    session, ends = lines[: starts[0]], [*starts[1:], len(lines)]
+    blocks = [lines[a:b] for a, b in zip(starts, ends, strict=True)]
+    for rejected in offer.rejected:
+        block = [f"m={rejected.kind} 0 {rejected.profile} {rejected.formats}", "c=IN IP4 0.0.0.0", "a=inactive"]
+        blocks.insert(rejected.index, block + ([f"a=mid:{rejected.mid}"] if rejected.mid else []))
+    return session + [line for block in blocks for line in block]
 
 
 def publish_address(line: str, public: str) -> str:

@@ -1,7 +1,7 @@
-"""Offers checked before the WebRTC stack sees them. Pure: text in, text out.
+"""Offers, checked before the WebRTC stack sees them. Pure: text in, text out.
 
-An offer is never filtered line by line: what is understood is parsed, and a new offer is written from it, so
-that the stack reads only lines this module made. The rest is refused with a code and one sentence.
+An offer is never filtered line by line. What is understood is parsed, and a new offer is written from it, so that
+the stack reads only lines that this module made. The rest is refused with a code and one sentence.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 
 from server.webrtc.candidates import Candidate, collect_candidates
 from server.webrtc.codecs import Codec, parse_codecs
+from server.webrtc.layers import Layer
 from server.webrtc.sdp_lines import SdpLimits, attribute, attributes, is_port, malformed, shorten, split_lines, unusable
 
 Purpose = Literal["duplex", "publish", "play"]
@@ -32,6 +33,10 @@ HEADER_EXTENSIONS = {
 FEEDBACK = ("nack", "nack pli", "ccm fir", "goog-remb")
 FINGERPRINT_BYTES = {"sha-256": 32, "sha-384": 48, "sha-512": 64}
 
+MOST_M_LINES = 16
+"""m-lines of an offer, those that are rejected too"""
+MOST_LAYERS = 4
+"""SSRCs of one section that may be followed, one at a time"""
 M_LINE = re.compile(r"m=([a-z]{1,16}) (\d{1,5})(?:/\d{1,3})? ([A-Z/]{1,32})((?: [\w.+-]{1,32}){1,128})", re.A)
 TOKEN = re.compile(r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]{1,16}")
 ICE_CHARS = re.compile(r"[A-Za-z0-9+/]+")
@@ -49,9 +54,25 @@ class Section:
     feedback: tuple[str, ...] = ()
     """`PT TYPE` pairs that the peer understands"""
     extensions: tuple[tuple[int, str], ...] = ()
-    ssrcs: tuple[int, ...] = ()
-    """the media SSRC, and its retransmission SSRC when there is one"""
+    layers: tuple[Layer, ...] = ()
+    """the SSRCs that the offer names, the preferred layer first"""
     sctp_port: int = 0
+
+    @property
+    def ssrcs(self) -> tuple[int, ...]:
+        """The SSRC of the preferred layer, and that of its retransmissions when there is one."""
+        return tuple(ssrc for layer in self.layers[:1] for ssrc in (layer.ssrc, layer.rtx) if ssrc is not None)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An m-line that is answered with port 0: the client switched it off, or offers more than we use."""
+
+    index: int
+    kind: str
+    profile: str
+    formats: str
+    mid: str | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,9 @@ class Offer:
     ignored_candidates: int = 0
     """candidates that were not kept: TCP, host names, forbidden addresses, too many"""
     trickle: bool = False
+    lite: bool = False
+    """the client is an ICE-lite agent: it answers checks and sends none (RFC 8445, 2.5)"""
+    rejected: tuple[Rejected, ...] = ()
     text: str = field(default="", repr=False)
 
     def section(self, kind: str) -> Section | None:
@@ -84,10 +108,11 @@ def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "
     off. By default it is the first that the client offers.
     """
     limits = limits or SdpLimits()
-    session, blocks = split_sections(text, limits)
-    sections = tuple(choose_sound(parse_section(block), sound) for block in blocks)
+    session, every_block = split_sections(text, limits)
+    blocks, rejected = set_aside(every_block, limits)
+    sections = tuple(choose_sound(parse_section(block, alone=len(blocks) == 1), sound) for block in blocks)
     check_sections(sections, purpose)
-    primary = check_bundle(session, blocks, sections)
+    primary = check_bundle(session, blocks, sections, rejected)
     ufrag, password = ice_credentials(session, primary)
     candidates, ignored = collect_candidates(blocks, limits)
     options = attribute(primary, "ice-options") or attribute(session, "ice-options") or ""
@@ -100,6 +125,8 @@ def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "
         candidates=candidates,
         ignored_candidates=ignored,
         trickle="trickle" in options.split(),
+        lite="a=ice-lite" in session,
+        rejected=rejected,
     )
     return replace(offer, text=write_offer(offer))
 
@@ -112,31 +139,60 @@ def split_sections(text: str, limits: SdpLimits) -> tuple[list[str], list[list[s
     starts = [i for i, line in enumerate(lines) if line.startswith("m=")]
     if not starts:
         raise unusable("the offer has no media: one m=video line is expected", "no_video")
-    if len(starts) > limits.max_sections:
-        raise unusable(f"the offer may have {limits.max_sections} m-lines, this one has {len(starts)}")
+    if len(starts) > MOST_M_LINES:
+        raise unusable(f"the offer may have {MOST_M_LINES} m-lines, this one has {len(starts)}")
     ends = [*starts[1:], len(lines)]
     return lines[: starts[0]], [lines[a:b] for a, b in zip(starts, ends, strict=True)]
 
 
-def parse_section(lines: list[str]) -> Section:
-    match = M_LINE.fullmatch(lines[0].rstrip())
+def set_aside(blocks: list[list[str]], limits: SdpLimits) -> tuple[list[list[str]], tuple[Rejected, ...]]:
+    """The blocks to answer, and the m-lines to reject: those at port 0, and what is inactive beyond one of its kind."""
+    kept: list[list[str]] = []
+    rejected: list[Rejected] = []
+    kinds: set[str] = set()
+    for index, lines in enumerate(blocks):
+        kind, port, profile, formats = parse_m_line(lines[0])
+        off = port == 0 and "a=bundle-only" not in lines
+        if off or (kind in kinds and direction(lines) == "inactive"):
+            rejected.append(Rejected(index, kind, profile, formats, find_mid(lines)))
+        else:
+            kinds.add(kind)
+            kept.append(lines)
+    if len(kept) > limits.max_sections:
+        raise unusable(f"the offer may have {limits.max_sections} m-lines, this one has {len(kept)}")
+    if not kept:
+        raise unusable("every m-line of the offer is switched off (port 0)", "no_video")
+    return kept, tuple(rejected)
+
+
+def parse_m_line(line: str) -> tuple[str, int, str, str]:
+    """Kind, port, profile and formats of an m-line."""
+    match = M_LINE.fullmatch(line.rstrip())
     if match is None:
-        raise malformed(f"cannot read the m-line {shorten(lines[0])}")
-    kind, port, profile, formats = match[1], int(match[2]), match[3], match[4].split()
+        raise malformed(f"cannot read the m-line {shorten(line)}")
+    return match[1], int(match[2]), match[3], match[4].strip()
+
+
+def find_mid(lines: list[str]) -> str | None:
+    mid = attribute(lines, "mid")
+    return mid if mid is not None and TOKEN.fullmatch(mid) else None
+
+
+def parse_section(lines: list[str], alone: bool = False) -> Section:
+    """One m-line and its attributes. `alone`: it is the only one, so it needs no a=mid."""
+    kind, _, profile, formats = parse_m_line(lines[0])
     if kind not in ("audio", "video", "application"):
         raise unusable(f"an m-line is audio, video or application, not {kind}")
-    if port == 0 and "a=bundle-only" not in lines:
-        raise unusable(f"the m={kind} line is switched off (port 0): leave it out of a first offer")
-    mid = attribute(lines, "mid")
-    if mid is None or not TOKEN.fullmatch(mid):
+    mid = "0" if alone and attribute(lines, "mid") is None else find_mid(lines)
+    if mid is None:
         raise unusable(f"the m={kind} line needs an a=mid of 1 to 16 token characters")
     if kind == "application":
-        return parse_application(lines, profile, formats, mid)
+        return parse_application(lines, profile, formats.split(), mid)
     if profile not in ("UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "RTP/SAVPF", "TCP/TLS/RTP/SAVPF"):
-        raise unusable(f"the m={kind} line offers {profile}: only UDP/TLS/RTP/SAVPF is spoken here")
+        raise unusable(f"the m={kind} line offers {profile}: only UDP/TLS/RTP/SAVPF is supported")
     if "a=rtcp-mux" not in lines and "a=rtcp-mux-only" not in lines:
         raise unusable(f"the m={kind} line needs a=rtcp-mux: RTP and RTCP share one port here")
-    codecs = parse_codecs(kind, lines, formats)
+    codecs = parse_codecs(kind, lines, formats.split(), sends_only=direction(lines) == "sendonly")
     return Section(
         kind=kind,
         mid=mid,
@@ -144,7 +200,7 @@ def parse_section(lines: list[str]) -> Section:
         codecs=codecs,
         feedback=parse_feedback(lines, codecs),
         extensions=parse_extensions(kind, lines),
-        ssrcs=parse_ssrcs(lines),
+        layers=parse_layers(lines),
     )
 
 
@@ -161,7 +217,7 @@ def direction(lines: list[str]) -> Direction:
 
 
 def choose_sound(section: Section, wanted: str) -> Section:
-    """An audio section with one codec: sound is passed on as it comes, so both ways must speak the same."""
+    """An audio section with one codec. Sound is passed on as it arrives, so both directions must use the same."""
     if section.kind != "audio":
         return section
     fitting = [codec for codec in section.codecs if wanted in ("", codec.name)]
@@ -187,14 +243,16 @@ def parse_extensions(kind: str, lines: list[str]) -> tuple[tuple[int, str], ...]
     return tuple((number, uri) for uri, number in found.items())
 
 
-def parse_ssrcs(lines: list[str]) -> tuple[int, ...]:
-    """The first media SSRC and its retransmission SSRC; simulcast layers beyond it are not received."""
-    for value in attributes(lines, "ssrc-group"):
-        numbers = value.split()[1:3]
-        if value.startswith("FID ") and len(numbers) == 2 and all(map(is_ssrc, numbers)):
-            return int(numbers[0]), int(numbers[1])
-    first = next((value.split(" ")[0] for value in attributes(lines, "ssrc")), "")
-    return (int(first),) if is_ssrc(first) else ()
+def parse_layers(lines: list[str]) -> tuple[Layer, ...]:
+    """The media SSRCs that a section names, each with its retransmissions (RFC 5576, RFC 4588)."""
+    groups = [value.split() for value in attributes(lines, "ssrc-group")]
+    pairs = [(semantics, numbers) for semantics, *numbers in groups if all(map(is_ssrc, numbers))]
+    rtx = {int(numbers[0]): int(numbers[1]) for semantics, numbers in pairs if semantics == "FID" and len(numbers) == 2}
+    simulcast = [int(n) for semantics, numbers in pairs if semantics == "SIM" for n in numbers]
+    named = [int(text) for value in attributes(lines, "ssrc") if is_ssrc(text := value.split(" ")[0])]
+    repairs = {int(numbers[-1]) for semantics, numbers in pairs if semantics != "SIM" and len(numbers) > 1}
+    media = [ssrc for ssrc in dict.fromkeys([*simulcast, *rtx, *named]) if ssrc not in repairs]
+    return tuple(Layer(ssrc, rtx.get(ssrc)) for ssrc in media[:MOST_LAYERS])
 
 
 def is_ssrc(text: str) -> bool:
@@ -222,11 +280,15 @@ def check_sections(sections: tuple[Section, ...], purpose: Purpose) -> None:
         raise unusable(f"the m=video line must be {expected} here, it is {video}", "wrong_direction")
 
 
-def check_bundle(session: list[str], blocks: list[list[str]], sections: tuple[Section, ...]) -> list[str]:
-    """The lines of the section whose transport all share: the first of the BUNDLE group."""
+def check_bundle(
+    session: list[str], blocks: list[list[str]], sections: tuple[Section, ...], rejected: tuple[Rejected, ...] = ()
+) -> list[str]:
+    """The lines of the section whose transport all share: the first of the BUNDLE group that is not rejected."""
     groups = [value.split() for value in attributes(session, "group")]
-    group = next((members for semantics, *members in groups if semantics == "BUNDLE"), [])
+    members = next((members for semantics, *members in groups if semantics == "BUNDLE"), [])
     mids = [section.mid for section in sections]
+    gone = {line.mid for line in rejected} - set(mids)
+    group = [mid for mid in members if mid not in gone]
     if len(sections) > 1 and sorted(group) != sorted(mids):
         raise unusable("the BUNDLE group must name every m-line's mid once: all media share one transport")
     if group and group[0] not in mids:
@@ -257,9 +319,10 @@ def fingerprints(session: list[str], primary: list[str]) -> tuple[tuple[str, str
 
 
 def setup(session: list[str], primary: list[str]) -> Literal["active", "passive"]:
-    """The client's DTLS role: a client that leaves the choice starts the handshake, so that we never do.
+    """The client's DTLS role. A client that leaves us the choice starts the handshake.
 
-    A server that answers passive works with every certificate type and offers no race on its ClientHello.
+    A server that answers passive works with every certificate type, and sends no ClientHello that a stranger could
+    answer first.
     """
     value = attribute(primary, "setup") or attribute(session, "setup")
     if value not in ("actpass", "active", "passive"):
@@ -269,7 +332,7 @@ def setup(session: list[str], primary: list[str]) -> Literal["active", "passive"
 
 def write_offer(offer: Offer) -> str:
     """The offer as the WebRTC stack sees it."""
-    lines = ["v=0", "o=- 0 0 IN IP4 0.0.0.0", "s=-", "t=0 0"]
+    lines = ["v=0", "o=- 0 0 IN IP4 0.0.0.0", "s=-", "t=0 0", *(["a=ice-lite"] if offer.lite else [])]
     lines.append(f"a=group:BUNDLE {' '.join(section.mid for section in offer.sections)}")
     lines.append("a=msid-semantic:WMS *")
     for section in offer.sections:

@@ -90,7 +90,7 @@ class PeerConnection(RTCPeerConnection):
             raise OfferRefused(422, "unsupported_offer", f"the offer cannot be used: {error}") from error
         if "a=candidate:" not in self.localDescription.sdp:
             raise NoMediaPort("no UDP port is free for media")
-        return complete_answer(self.localDescription.sdp, options)
+        return complete_answer(self.localDescription.sdp, options, offer)
 
     async def add_candidates(self, fragment: Fragment, mid: str) -> None:
         """Takes trickled candidates for the transport that the m-line `mid` is on, and none beyond the limit."""

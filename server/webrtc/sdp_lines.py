@@ -43,11 +43,14 @@ class SdpLimits(Config):
 
 
 def split_lines(text: str, limits: SdpLimits) -> list[str]:
-    """The lines of an offer or a fragment; those with other than ASCII characters carry nothing we read."""
+    """The lines of an offer or a fragment. Lines with other than ASCII characters carry nothing that we read.
+
+    As in browsers, a tab counts as a space, and empty lines are skipped.
+    """
     size = len(text.encode(errors="replace"))
     if size > limits.max_bytes:
         raise OfferRefused(413, "too_large", f"at most {limits.max_bytes} bytes are read, found {size}")
-    lines = [line.rstrip() for line in text.strip().split("\n")]
+    lines = [line for raw in text.strip().split("\n") if (line := raw.replace("\t", " ").rstrip())]
     for number, line in enumerate(lines, 1):
         if line[1:2] != "=" or not line.isprintable():
             raise malformed(f"line {number} is not of the form x=value")

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import time
 
 import pytest
@@ -21,6 +22,7 @@ from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice
 from server.webrtc.answer import AnswerOptions, complete_answer
 from server.webrtc.candidates import parse_fragment, probeable
+from server.webrtc.layers import Layer
 from server.webrtc.offer import parse_offer
 from server.webrtc.peer import PeerConnection
 from server.webrtc.sdp_lines import OfferRefused, SdpLimits
@@ -168,10 +170,10 @@ def hostile_offers():
     yield "unknown kind", replaced("m=audio 9 UDP/TLS/RTP/SAVPF", "m=text 9 UDP/TLS/RTP/SAVPF")
     yield "plain RTP", replaced("m=video 9 UDP/TLS/RTP/SAVPF", "m=video 9 RTP/AVP")
     yield "port 0", replaced("m=video 9", "m=video 0")
-    yield "payload type 70000", replaced("SAVPF 96 97 45 46 102", "SAVPF 70000 97 45 46 70001")
+    yield "payload type 70000", replaced("SAVPF 96 97 45 46 102", "SAVPF 70000 97 45 46 70001").replace("640c1f", "x")
     yield "one payload type twice", replaced("SAVPF 111", "SAVPF 96").replace("rtpmap:111", "rtpmap:96")
     yield "only AV1", without("VP8", without("H264"))
-    yield "only H.264 high", without("42e034", without("VP8"))
+    yield "only H.264 with 10 bits", without("42e034", without("VP8")).replace("640c1f", "6e001f")
     yield "two videos", BROWSER_OFFER + video.replace("a=mid:1", "a=mid:3")
     yield "200 videos", BROWSER_OFFER + "".join(video.replace("a=mid:1", f"a=mid:v{i}") for i in range(198))
     yield "5000 candidates", BROWSER_OFFER + "\r\n".join([candidate] * 5000)
@@ -463,3 +465,105 @@ def test_a_trickle_fragment_yields_its_candidates():
 def test_a_fragment_that_says_nothing_is_refused(text):
     with pytest.raises(OfferRefused):
         parse_fragment(text)
+
+
+# --- what people's clients offer ------------------------------------------------------------------
+
+PUBLISHED = only_video("sendonly")
+
+
+def published(text):
+    """The answer to an offer to publish."""
+    return asyncio.run(answer(parse_offer(text, purpose="publish")))
+
+
+def only_h264(parameters):
+    """An offer to publish H.264 alone, with these format parameters."""
+    kept = without("AV1", without("VP8", without("rtx", PUBLISHED)))
+    kept = "".join(line for line in kept.splitlines(True) if not line.startswith("a=fmtp"))
+    kept = "".join(line for line in kept.splitlines(True) if not re.match("a=rtpmap:10[48]", line))
+    return kept.replace("a=rtpmap:102 H264/90000", "a=rtpmap:102 H264/90000\r\n" + parameters)
+
+
+@pytest.mark.parametrize(
+    "profile, mode", [("640c1f", 1), ("64001f", 1), ("4d001f", 1), ("4d801f", 1), ("64002a", 1), ("42e01f", 0)]
+)
+def test_main_and_high_are_received_and_the_answer_repeats_what_was_offered(profile, mode):
+    """Safari's preferred H.264 and ffmpeg's default were refused."""
+    text = published(only_h264(f"a=fmtp:102 packetization-mode={mode}; profile-level-id={profile.upper()}"))
+    (line,) = (line for line in text.splitlines() if line.startswith("a=fmtp:102"))
+    assert f"profile-level-id={profile}" in line and f"packetization-mode={mode}" in line
+
+
+def test_h264_of_an_old_encoder_that_says_nothing_of_it_is_received():
+    assert "a=rtpmap:102 H264/90000" in published(only_h264("a=x:y"))
+
+
+def test_baseline_is_preferred_to_high():
+    assert [codec.payload_type for codec in parse_offer(BROWSER_OFFER).video.codecs if codec.name == "H264"] == [102]
+
+
+@pytest.mark.parametrize("profile", ["6e001f", "7a001f", "f4001f", "640c63", "nonsense"])
+def test_h264_that_cannot_be_decoded_is_refused(profile):
+    offer = only_h264(f"a=fmtp:102 packetization-mode=1;profile-level-id={profile}")
+    assert refusal(offer, purpose="publish").code == "unsupported_media"
+
+
+def test_a_line_that_the_client_switched_off_is_answered_switched_off():
+    """A refused microphone (port 0) refused the whole offer."""
+    text = replaced("m=audio 9", "m=audio 0").replace("BUNDLE 0 1 2", "BUNDLE 1 2")
+    answered = asyncio.run(answer(parse_offer(text)))
+    lines = answered.splitlines()
+    assert next(line for line in lines if line.startswith("m=")).startswith("m=audio 0 ")
+    assert "a=group:BUNDLE 1 2" in lines
+    audio = answered[answered.index("m=audio") : answered.index("m=video")]
+    assert "a=inactive" in audio and "a=candidate" not in audio
+
+
+def test_inactive_lines_of_a_client_with_many_transceivers_are_rejected_one_by_one():
+    audio = BROWSER_OFFER[BROWSER_OFFER.index("m=audio") : BROWSER_OFFER.index("m=video")]
+    more = [audio.replace("a=mid:0", f"a=mid:{n}").replace("a=sendrecv", "a=inactive") for n in (3, 4, 5)]
+    text = BROWSER_OFFER.replace("BUNDLE 0 1 2", "BUNDLE 0 1 2 3 4 5") + "".join(more)
+    answered = asyncio.run(answer(parse_offer(text)))
+    ports = [line.split(" ")[1] for line in answered.splitlines() if line.startswith("m=")]
+    assert len(ports) == 6 and ports[3:] == ["0", "0", "0"] and "0" not in ports[:3]
+
+
+@pytest.mark.parametrize("kind", ["m=video 9", "m=audio 9"])
+def test_an_offer_without_live_video_is_refused(kind):
+    text = replaced("m=video 9", "m=video 0")
+    assert refusal(text.replace(kind, kind.replace("9", "0"))).code == "no_video"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("a=msid-semantic: WMS", "a=msid-semantic:\tWMS"),
+        lambda text: text.replace("m=video", "\r\n \r\nm=video"),
+        lambda text: text.replace("\r\n", "\n"),
+        lambda text: text.replace("a=mid:1\r\n", "").replace("a=group:BUNDLE 1\r\n", ""),
+        lambda text: text.replace("a=sendonly", "a=sendonly  "),
+    ],
+    ids=["tab", "blank lines", "line feeds", "no mid", "trailing spaces"],
+)
+def test_offers_are_read_as_leniently_as_browsers_read_them(edit):
+    assert edit(PUBLISHED) != PUBLISHED
+    assert "a=candidate" in published(edit(PUBLISHED))
+
+
+def test_an_ice_lite_client_is_sent_the_checks():
+    """It answers checks and sends none, so nobody began."""
+    assert "a=ice-lite" in parse_offer(PUBLISHED.replace("t=0 0", "t=0 0\r\na=ice-lite"), purpose="publish").text
+
+
+def test_layers_of_a_simulcast_offer_are_known_with_their_retransmissions():
+    lines = [
+        "a=ssrc-group:SIM 11 12 13",
+        "a=ssrc-group:FID 11 21",
+        "a=ssrc-group:FID 12 22",
+        "a=ssrc-group:FEC-FR 11 31",
+    ]
+    lines += [f"a=ssrc:{ssrc} cname:x" for ssrc in (11, 12, 13, 21, 22, 31)]
+    offer = parse_offer(without("a=ssrc", PUBLISHED) + "\r\n".join(lines) + "\r\n", purpose="publish")
+    assert offer.video.layers == (Layer(11, 21), Layer(12, 22), Layer(13))
+    assert offer.video.ssrcs == (11, 21)
