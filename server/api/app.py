@@ -22,12 +22,17 @@ from server.api.metrics import admin_app
 from server.device.messages import LOG_FORMAT
 from server.sessions.sessions import Sessions
 from server.settings import Settings
+from server.webrtc.versions import check_versions
 
 logger = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings) -> web.Application:
-    """The application. Its sessions and its device live from startup to cleanup."""
+    """The application. Its sessions and its device live from startup to cleanup.
+
+    Raises RuntimeError when a WebRTC library is not of the known version.
+    """
+    check_versions()
     app = web.Application(middlewares=[errors_as_json, ask_token], client_max_size=settings.max_body)
     app[SESSIONS] = Sessions(settings)
     app.add_routes(routes())

@@ -25,6 +25,7 @@ from core.models.table import MODELS, choose
 from core.operators.super_resolution import SuperResolution
 from server.commands import options
 from server.files.vmaf import vmaf_ffmpeg
+from server.webrtc.versions import check_versions
 
 State = Literal["ok", "note", "fault"]
 PACKAGES = ("torch", "numpy", "av", "aiortc", "aioice", "aiohttp", "pydantic")
@@ -72,6 +73,11 @@ def packages() -> list[Finding]:
     findings = [Finding("packages", "ok", ", ".join(found))]
     if missing:
         findings.append(Finding("packages", "fault", f"missing: {', '.join(missing)}; run make setup"))
+        return findings
+    try:
+        check_versions()
+    except RuntimeError as error:
+        findings.append(Finding("packages", "fault", f"{error}; run make setup"))
     return findings
 
 

@@ -1,28 +1,61 @@
-"""An aiortc DTLS transport that survives malformed packets and paces what it sends."""
+"""The DTLS transport, which no packet of the peer ends, and which sends and takes within limits."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Callable
-from functools import cached_property
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiortc.rtcdtlstransport import RTCDtlsTransport
+from aiortc.rtcsctptransport import RTCSctpTransport
 from aiortc.rtp import is_rtcp
+
+from server.webrtc.config import RtcConfig
+from server.webrtc.limits import TokenBucket
+from server.webrtc.router import Router
+from server.webrtc.sctp import SctpGuard
+
+logger = logging.getLogger(__name__)
 
 LEAST_PAUSE = 0.002
 """seconds; a shorter sleep costs more than it spreads"""
+RTCP_RATE = 16_000
+"""bytes of RTCP per second that are taken: a word of it can name 17 lost packets"""
 
 
 class GuardedDtls(RTCDtlsTransport):
-    """A transport that a malformed packet of the peer does not end, and that sends pictures no faster than they say."""
+    """A transport that a malformed packet of the peer does not end, and that paces what it sends."""
 
-    malformed: int = 0
+    malformed: int
+    """packets that could not be handled"""
+    flooded: int
+    """packets dropped because there were too many"""
+    guard: SctpGuard | None
+    paced: dict[int, Callable[[int, int], float]]
+    """the pacers, by SSRC: each gives the seconds that a packet waits, from its sequence number and size"""
 
-    @cached_property
-    def paced(self) -> dict[int, Callable[[int, int], float]]:
-        """What says how long a packet waits, given its sequence number and size; by the stream's SSRC."""
-        return {}
+    @classmethod
+    def adopt(cls, transport: RTCDtlsTransport, config: RtcConfig) -> GuardedDtls:
+        """Turns a transport that has not started yet into one of ours."""
+        transport.__class__ = cls
+        assert isinstance(transport, cls)
+        transport.malformed = transport.flooded = 0
+        transport.guard, transport.paced = None, {}
+        transport._clock = asyncio.get_running_loop().time
+        transport._rtp_router = Router()  # type: ignore[assignment]
+        transport._rtp_bucket = TokenBucket(config.max_packets, config.max_packets)
+        transport._rtcp_bucket = TokenBucket(RTCP_RATE, RTCP_RATE)
+        return transport
+
+    _clock: Callable[[], float]
+    _rtp_bucket: TokenBucket
+    _rtcp_bucket: TokenBucket
+
+    @property
+    def dropped(self) -> int:
+        """Packets of the peer dropped because there were more than it may send."""
+        return self.flooded + (self.guard.dropped if self.guard else 0)
 
     async def _send_rtp(self, data: bytes) -> None:
         pace = None if is_rtcp(data) else self.paced.get(int.from_bytes(data[8:12]))
@@ -31,13 +64,33 @@ class GuardedDtls(RTCDtlsTransport):
         await super()._send_rtp(data)
 
     async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
-        try:
-            await super()._handle_rtp_data(data, arrival_time_ms)
-        except (struct.error, IndexError, ValueError, KeyError):
-            self.malformed += 1
+        if not self._rtp_bucket.take(1, self._clock()):
+            self.flooded += 1
+            return
+        await self._guarded(super()._handle_rtp_data(data, arrival_time_ms))
 
     async def _handle_rtcp_data(self, data: bytes) -> None:
+        if not self._rtcp_bucket.take(len(data), self._clock()):
+            self.flooded += 1
+            return
+        await self._guarded(super()._handle_rtcp_data(data))
+
+    def _register_data_receiver(self, receiver: Any) -> None:
+        assert isinstance(receiver, RTCSctpTransport)
+        self.guard = SctpGuard(receiver, self._clock, self._guarded)
+        super()._register_data_receiver(self.guard)
+
+    def _unregister_data_receiver(self, receiver: Any) -> None:
+        if self.guard is not None and self.guard.transport is receiver:
+            super()._unregister_data_receiver(self.guard)
+
+    async def _guarded(self, handling: Awaitable[None]) -> None:
+        """Handles one packet. aiortc names no errors for a malformed one, and any would end the connection."""
         try:
-            await super()._handle_rtcp_data(data)
-        except (struct.error, IndexError, ValueError, KeyError):
+            await handling
+        except ConnectionError:
+            raise
+        except Exception as error:
             self.malformed += 1
+            if self.malformed == 1:
+                logger.warning("a packet of the peer could not be handled: %r", error)

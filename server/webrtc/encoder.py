@@ -1,4 +1,4 @@
-"""The video encoder, whose bit rate follows the picture and the network."""
+"""Encoding restored video: VP8 at a rate that fits the frame and follows the receiver. Knows no network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from server.webrtc.bitrate import RateFollower, bitrates
 
 
 class VideoEncoder(Encoder):
-    """VP8 for restored pictures: the rate fits the size, the denoiser is off, key frames are bounded."""
+    """VP8 for restored frames: the rate fits the size, the denoiser is off, key frames are bounded."""
 
     capacity: float | None = None
-    """bits per second that the way was seen to carry, where that is known before the first picture"""
+    """bits per second that the path carries, as probed before the first frame; None when that is unknown"""
 
     def __init__(self, fps: float, now: Callable[[], float]):
         self._fps = fps
@@ -43,7 +43,7 @@ class VideoEncoder(Encoder):
             self._follower.observe(bps)
 
     def lose(self, share: float) -> None:
-        """The receiver missed this share of the packets lately."""
+        """Takes the share of packets that the receiver missed lately."""
         if self._follower is not None:
             self._follower.lose(share)
 
@@ -63,11 +63,11 @@ class VideoEncoder(Encoder):
         return self._packetize(data), convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
 
     def pack(self, packet: Any) -> tuple[list[bytes], int]:
-        """An already encoded picture, cut into payloads."""
+        """The payloads of an already encoded frame."""
         return self._packetize(bytes(packet)), convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
 
     def _context_for(self, frame: VideoFrame, free: bool) -> av.VideoCodecContext:
-        """The encoder for this frame: the one we have, unless the size or the rate must change."""
+        """The encoder for this frame: the present one, unless the size or the rate must change."""
         context = self._context
         if context is None or (frame.width, frame.height) != (context.width, context.height):
             rates = bitrates(frame.width, frame.height, self._fps)
@@ -96,7 +96,7 @@ class VideoEncoder(Encoder):
 
 
 def create_vp8_encoder(width: int, height: int, bps: int) -> av.VideoCodecContext:
-    """libvpx for a live stream: constant rate, no look-ahead, no denoiser since the picture is restored."""
+    """libvpx for a live stream: constant rate, no look-ahead, no denoiser since the frames are restored."""
     context = CodecContext.create("libvpx", "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"

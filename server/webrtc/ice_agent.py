@@ -1,4 +1,4 @@
-"""An aioice connection that is bound where the settings say and hears only its peer."""
+"""The ICE agent: sockets where we say, checks within limits, and no datagram of a stranger."""
 
 from __future__ import annotations
 
@@ -14,37 +14,58 @@ from aioice import Connection, ice, stun
 from aioice.candidate import candidate_foundation, candidate_priority
 
 from server.webrtc.bitrate import capacity
+from server.webrtc.candidates import probeable
 from server.webrtc.config import RtcConfig
 
 logger = logging.getLogger(__name__)
 
 PROBES, PROBE_CHECKS, PROBE_PADDING = 2, 24, 763
-"""bursts before the first picture, connectivity checks in each, and bytes that make each larger: as many as SOFTWARE
-may have (RFC 8489, 14.14), which whoever answers does not look at"""
+"""bursts before the first frame, connectivity checks in each, and bytes of SOFTWARE that make each larger: as many as
+RFC 8489, 14.14, allows"""
 PROBE_PATIENCE = 0.06
-"""seconds after one answer that the next of a burst is waited for: one that was lost does not come"""
+"""seconds to wait for the next answer of a burst, after one answer; the rest counts as lost"""
 UDP_HEADERS = 28
 """bytes of UDP and IPv4 around a datagram"""
+RETRANSMISSIONS = 3
+"""of one connectivity check that is not answered; the library's 6 would last for 32 s"""
+LEARNT_RETRANSMISSIONS = 1
+"""of one to an address that was learnt; the peer's next check starts another"""
+MAX_CHECKS = 400
+"""connectivity checks of one connection: each goes to an address that the client names"""
+MAX_LEARNT = 8
+"""addresses of one connection that are learnt from incoming checks; their senders may be forged"""
+MAX_LEARNT_CHECKS = 40
+"""checks that go to learnt addresses which have not answered"""
+MAX_WAITING = 2048
+"""datagrams of the peer that may wait for DTLS to read them"""
 
 
 class GuardedProtocol(ice.StunProtocol):
-    """A media socket that hears connectivity checks from anyone and everything else from the peer only.
+    """A media socket that takes connectivity checks from anyone, and everything else from the peer only.
 
-    Without it, a stranger's DTLS packet ends a handshake and an empty datagram ends a session.
+    Without it, a stranger's DTLS packet ends a handshake, an empty datagram ends a session, and what only looks like
+    STUN fills a queue.
     """
 
     strangers: int = 0
-    """datagrams dropped because they did not come from the peer, or were no STUN message"""
+    """datagrams dropped because they did not come from the peer, or could not be read"""
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        assert isinstance(data, bytes)
-        stun_like = len(data) >= 20 and data[0] < 4
-        if not stun_like and not self._is_peer(addr):
+        assert isinstance(data, bytes) and isinstance(self.receiver, BoundConnection)
+        kind = data[0] if data else 255
+        if kind < 4:
+            self._check(data, addr)
+        elif (20 <= kind < 64 or 128 <= kind < 192) and self._is_peer(addr):  # DTLS or RTP (RFC 7983)
+            self.receiver.data_received(data, self.local_candidate.component)
+        else:
             self.strangers += 1
-            return
+
+    def _check(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """Hands on a STUN message. What cannot be read ends here: aiortc would take it for media."""
         try:
+            stun.parse_message(data)
             super().datagram_received(data, addr)
-        except (struct.error, IndexError, UnicodeDecodeError):
+        except (ValueError, LookupError, struct.error, AssertionError):  # aioice raises these on what is malformed
             self.strangers += 1
 
     def _is_peer(self, addr: tuple[Any, ...]) -> bool:
@@ -54,11 +75,28 @@ class GuardedProtocol(ice.StunProtocol):
             for pair in self.receiver._check_list
         )
 
+    async def request(
+        self,
+        request: stun.Message,
+        addr: tuple[str, int],
+        integrity_key: bytes | None = None,
+        retransmissions: int | None = None,
+    ) -> tuple[stun.Message, tuple[str, int]]:
+        """One transaction. The addresses of connectivity checks come from the client, so these are limited."""
+        if retransmissions is None and integrity_key is not None:
+            assert isinstance(self.receiver, BoundConnection)
+            retransmissions = self.receiver.allowed_retransmissions(addr)
+        return await super().request(request, addr, integrity_key, retransmissions)
+
 
 class BoundConnection(Connection):
-    """An ICE agent that opens its sockets on given addresses and ports."""
+    """An ICE agent that opens its sockets on given addresses and ports, and sends few checks to strangers."""
 
     rtc: RtcConfig
+    overrun: int = 0
+    """datagrams of the peer dropped because too many waited"""
+    _checks: int = 0
+    _learnt_checks: int = 0
 
     @classmethod
     def adopt(cls, connection: Connection, config: RtcConfig) -> None:
@@ -67,13 +105,67 @@ class BoundConnection(Connection):
         assert isinstance(connection, cls)
         connection.rtc = config
 
+    def abort(self) -> None:
+        """Closes the sockets at once, whatever state the agent is in."""
+        if self._query_consent_task is not None:
+            self._query_consent_task.cancel()
+        for pair in self._check_list:
+            if pair.task is not None:
+                pair.task.cancel()
+        for protocol in self._protocols:
+            protocol.transport.close()
+        self._nominated.clear()
+        self._queue.put_nowait(None)  # wakes the DTLS transport, which then ends
+        if not self._closed:
+            self._closing = self._closed = True
+            self._emit_event(ice.ConnectionClosed())
+
+    def data_received(self, data: bytes, component: int) -> None:
+        """Queues a datagram for DTLS, within limits: before DTLS starts, nobody reads the queue."""
+        if self._queue.qsize() >= MAX_WAITING:
+            self.overrun += 1
+            return
+        super().data_received(data, component)
+
+    def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
+        """Takes an authenticated check. Its source may be forged, so unknown addresses are sent few checks."""
+        if not self._knows(addr):
+            learnt = sum(candidate.type == "prflx" for candidate in self._remote_candidates)
+            if learnt >= MAX_LEARNT or probeable(addr[0], self.rtc.limits) is None:
+                return
+        if self._is_learnt(addr) and not any(map(is_busy, self._pairs(addr))):
+            self._learnt_checks += 1
+            if self._learnt_checks > MAX_LEARNT_CHECKS:
+                return
+        super().check_incoming(message, addr, protocol)
+
+    def allowed_retransmissions(self, addr: tuple[str, int]) -> int:
+        """How often a check to `addr` may be repeated. Raises stun.TransactionTimeout when none may be sent at all."""
+        self._checks += 1
+        if self._checks > MAX_CHECKS:
+            raise stun.TransactionTimeout
+        return LEARNT_RETRANSMISSIONS if self._is_learnt(addr) else RETRANSMISSIONS
+
+    def _candidates_at(self, addr: tuple[str, int]) -> list[IceCandidate]:
+        return [c for c in self._remote_candidates if (c._network_host, c.port) == (addr[0], addr[1])]
+
+    def _knows(self, addr: tuple[str, int]) -> bool:
+        return bool(self._candidates_at(addr))
+
+    def _is_learnt(self, addr: tuple[str, int]) -> bool:
+        """Whether the client never named `addr`."""
+        return all(candidate.type == "prflx" for candidate in self._candidates_at(addr))
+
+    def _pairs(self, addr: tuple[str, int]) -> list[ice.CandidatePair]:
+        return [pair for pair in self._check_list if pair.remote_addr == (addr[0], addr[1])]
+
     async def capacity(self) -> float | None:
-        """Bits per second that the way to the peer carries, as bursts of padded connectivity checks show; or None."""
+        """Bits per second that the path to the peer carries, as bursts of padded checks show; None when unknown."""
         found = [capacity(*await self._burst()) for _ in range(PROBES)]
         return max((rate for rate in found if rate is not None), default=None)
 
     async def _burst(self) -> tuple[list[float], int]:
-        """When the checks of one burst were answered, and the size of each on the way, in bytes."""
+        """When the checks of one burst were answered, and the size of each on the path, in bytes."""
         pair = self._nominated.get(1)
         if pair is None or self.remote_password is None:
             return [], 0
@@ -106,7 +198,7 @@ class BoundConnection(Connection):
         addresses: list[str],
         timeout: int = 5,  # noqa: ASYNC109 - the library's name
     ) -> list[IceCandidate]:
-        """Opens the sockets and asks the STUN and TURN servers, as the library's own does on any port."""
+        """Opens the sockets and asks the STUN and TURN servers. The library's own method chooses any port."""
         wanted = list(self.rtc.bind) if self.rtc.bind and addresses else addresses
         if not wanted and self._transport_policy == ice.TransportPolicy.ALL:
             wanted = ["127.0.0.1"]
@@ -146,17 +238,17 @@ class BoundConnection(Connection):
         return None
 
     async def _relayed(self, component: int) -> list[IceCandidate]:
-        """What the TURN server gives us, as far as it answers in time. The library says nothing of a refusal."""
+        """The TURN server's candidates, if it answers in time. The library does not report a refusal."""
         found: list[IceCandidate] = []
         with suppress(TimeoutError):
             async with asyncio.timeout(self.rtc.gather_timeout):
                 found = await super().get_component_candidates(component, [], timeout=60)
         if self.turn_server is not None and not found:
-            logger.warning("the TURN server %s gave no address: is it there, is the login right?", self.turn_server)
+            logger.warning("the TURN server %s gave no address: check its address and the login", self.turn_server)
         return found
 
     async def _reflexive(self, protocols: list[GuardedProtocol]) -> list[IceCandidate]:
-        """What the STUN server says our addresses are, as far as it answers in time."""
+        """Our addresses as the STUN server sees them, if it answers in time."""
         if self.stun_server is None:
             return []
         server = self.stun_server
@@ -175,7 +267,12 @@ class BoundConnection(Connection):
         return [task.result()[0] for task in done if not task.exception()]
 
 
+def is_busy(pair: ice.CandidatePair) -> bool:
+    """Whether an incoming check starts none of ours on this pair: one is under way, or was answered."""
+    return pair.state in (ice.CandidatePair.State.IN_PROGRESS, ice.CandidatePair.State.SUCCEEDED)
+
+
 def shuffled(ports: range, seed: int) -> list[int]:
-    """`ports` from a place that differs between sessions, so that the taken ones are not tried first."""
+    """`ports` from a start that differs between sessions, so that used ones are not tried first."""
     start = seed // 64 % len(ports)
     return [*ports[start:], *ports[:start]]

@@ -1,9 +1,8 @@
-"""The WebRTC stack made fit for bad networks. Every private name of aiortc and aioice we touch is in this package.
+"""A session's peer connection: aiortc's own with other parts put in. It knows nothing of sessions and chunks.
 
-`PeerConnection` is aiortc's own with other parts put in: a receiver that completes frames on the marker,
-asks again for what is lost and decodes within limits; a sender whose bit rate fits its picture; sockets
-bound where we say, that hear only the peer. It knows nothing of sessions and chunks. The names are those
-of the versions below and no other.
+The parts are receivers that complete frames on the marker, request what is lost and decode within limits; a sender
+whose bit rate fits its frame; sockets that are bound where we say and listen to the peer only. This package uses
+private names of aiortc and aioice: server/webrtc/versions.py says of which versions.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from importlib.metadata import version
 from typing import Any
 
 from aiortc import (
@@ -32,6 +30,7 @@ from server.webrtc.candidates import Fragment
 from server.webrtc.config import NoMediaPort, RtcConfig
 from server.webrtc.dtls import GuardedDtls
 from server.webrtc.ice_agent import BoundConnection
+from server.webrtc.layers import Layer
 from server.webrtc.offer import Offer
 from server.webrtc.receiver import AudioReceiver, VideoReceiver
 from server.webrtc.sdp_lines import OfferRefused
@@ -39,19 +38,8 @@ from server.webrtc.sender import VideoSender
 
 logger = logging.getLogger(__name__)
 
-KNOWN_VERSIONS = {"aiortc": "1.16.0", "aioice": "0.13.0"}
 TRICKLED = 64
-"""candidates of one connection that are taken after its offer: each has the server send to an address"""
-
-
-def check_versions() -> None:
-    """Raises RuntimeError when a library is not the one whose private names this package knows."""
-    for package, known in KNOWN_VERSIONS.items():
-        if (found := version(package)) != known:
-            raise RuntimeError(f"server/webrtc is written for {package} {known}, found {found}")
-
-
-check_versions()
+"""candidates of one connection that are taken after its offer: each makes the server send to an address"""
 
 
 class PeerConnection(RTCPeerConnection):
@@ -60,7 +48,11 @@ class PeerConnection(RTCPeerConnection):
     def __init__(self, config: RtcConfig | None = None):
         self.config = config or RtcConfig()
         self._connecting: set[asyncio.Task[Any]] = set()
+        self._closing: asyncio.Task[None] | None = None
         self._trickled = 0
+        self._layers: dict[str, tuple[Layer, ...]] = {}
+        """the layers that the offer names, by kind of media"""
+        self._dtls: list[GuardedDtls] = []
         server = RTCIceServer(list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential)
         servers = [server] if self.config.ice_urls else []
         super().__init__(
@@ -72,11 +64,12 @@ class PeerConnection(RTCPeerConnection):
         )
 
     async def answer(self, offer: Offer, options: AnswerOptions, tracks: Iterable[MediaStreamTrack] = ()) -> str:
-        """The answer to `offer`, which sends `tracks` as far as it has a place for them.
+        """The answer to `offer`, which sends those of `tracks` that the offer has a section for.
 
         The "track" event fires meanwhile: a track that depends on an incoming one may be added there.
         Raises OfferRefused when the stack cannot use the offer, NoMediaPort when there is no socket for it.
         """
+        self._layers = {section.kind: section.layers for section in offer.sections}
         try:
             await self.setRemoteDescription(RTCSessionDescription(offer.text, "offer"))
             for track in tracks:
@@ -93,7 +86,7 @@ class PeerConnection(RTCPeerConnection):
         return complete_answer(self.localDescription.sdp, options, offer)
 
     async def add_candidates(self, fragment: Fragment, mid: str) -> None:
-        """Takes trickled candidates for the transport that the m-line `mid` is on, and none beyond the limit."""
+        """Takes trickled candidates for the transport of the m-line `mid`, up to the limit."""
         taken = fragment.candidates[: TRICKLED - self._trickled]
         self._trickled += len(taken)
         for found in taken:
@@ -112,27 +105,40 @@ class PeerConnection(RTCPeerConnection):
     @property
     def video(self) -> VideoReceiver | None:
         """The receiver of the incoming video."""
-        return next((r for r in self.getReceivers() if isinstance(r, VideoReceiver)), None)
+        receivers: list[object] = list(self.getReceivers())
+        return next((r for r in receivers if isinstance(r, VideoReceiver)), None)
 
     @property
     def video_sender(self) -> VideoSender | None:
         return next((s for s in self.getSenders() if isinstance(s, VideoSender)), None)
 
     @property
+    def fault(self) -> str | None:
+        """Why frames of the incoming video are refused, in one sentence; None when they are not."""
+        return self.video.fault if self.video is not None else None
+
+    @property
     def path(self) -> str | None:
         """The kinds of address that media goes between, ours first, as in "host-relay"; None before there is a path."""
-        for transceiver in self.getTransceivers():
-            pair = transceiver.receiver.transport.transport._connection._nominated.get(1)
+        for agent in self._agents():
+            pair = agent._nominated.get(1)
             if pair is not None:
                 return f"{pair.local_candidate.type}-{pair.remote_candidate.type}"
         return None
 
+    def _agents(self) -> list[BoundConnection]:
+        agents = (dtls.transport._connection for dtls in self._dtls)
+        return [agent for agent in agents if isinstance(agent, BoundConnection)]
+
     def counters(self) -> dict[str, Any]:
-        """What happened on the wire so far, for the session's report."""
+        """What happened on the network so far, for the session's report."""
         receiver, sender = self.video, self.video_sender
         found: dict[str, Any] = {"path": self.path} | (dict(vars(receiver.counters)) if receiver else {})
         if receiver:
             found |= {"frames_refused": receiver.refused, "frames_overrun": receiver.frames_dropped}
+            found |= {"foreign_packets": receiver.foreign, "fault": receiver.fault}
+        found |= {"malformed_packets": sum(dtls.malformed for dtls in self._dtls)}
+        found |= {"flooded_packets": sum(dtls.dropped for dtls in self._dtls)}
         if sender:
             found |= {"retransmitted": sender.retransmitted}
         if sender and (encoder := sender.encoder):
@@ -141,15 +147,35 @@ class PeerConnection(RTCPeerConnection):
         return found
 
     async def close(self) -> None:
-        """Ends the connection, also while it is being made: aiortc would go on, and send from a closed peer."""
+        """Ends the connection, also while it is being made. Its sockets are closed then, whatever failed."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        try:
+            async with asyncio.timeout(self.config.close_timeout):
+                await self._stop_connecting()
+                await super().close()
+        except Exception as error:  # aiortc names no errors for a connection that it cannot close
+            logger.warning("a peer connection did not close in order: %r", error)
+        finally:
+            self._free()
+
+    async def _stop_connecting(self) -> None:
+        """Stops what is still connecting: aiortc would continue, and send from a closed peer connection."""
         for task in self._connecting:
             task.cancel()
         for end in await asyncio.gather(*self._connecting, return_exceptions=True):
             if isinstance(end, Exception):
                 logger.warning("a connection that was being made failed as it was closed: %r", end)
-        await super().close()
+
+    def _free(self) -> None:
+        """Closes the sockets and ends the tracks that were never sent: aiortc ends only those that it began to send."""
+        for agent in self._agents():
+            agent.abort()
         for sender in self.getSenders():
-            if sender.track is not None:  # aiortc ends those that it began to send
+            if sender.track is not None:
                 sender.track.stop()
 
     async def _RTCPeerConnection__connect(self) -> None:
@@ -168,7 +194,7 @@ class PeerConnection(RTCPeerConnection):
         old = transceiver.sender
         sender = VideoSender(sender_track or kind, old.transport, self.config) if kind == "video" else old
         receiver_type = VideoReceiver if kind == "video" else AudioReceiver
-        receiver = receiver_type(kind, old.transport, self.config)
+        receiver = receiver_type(old.transport, self.config, self._layers.get(kind, ()))
         sender._stream_id = old._stream_id
         receiver._set_rtcp_ssrc(sender._ssrc)
         transceiver._RTCRtpTransceiver__sender = sender  # type: ignore[attr-defined]
@@ -178,6 +204,6 @@ class PeerConnection(RTCPeerConnection):
     def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
         parent: Any = super()
         transport: RTCDtlsTransport = parent._RTCPeerConnection__createDtlsTransport()
-        transport.__class__ = GuardedDtls
+        self._dtls.append(GuardedDtls.adopt(transport, self.config))
         BoundConnection.adopt(transport.transport._connection, self.config)
         return transport

@@ -1,7 +1,7 @@
-"""RTP packets in, whole video frames out, and what to ask the sender for. Pure: no I/O, time is data.
+"""RTP packets in, whole video frames out, and what to request from the sender. Pure: no I/O; time is data.
 
-A frame is whole when its marker packet and everything before it is there, not when the next frame begins.
-What is missing is asked for again and again; what stays missing is given up, and then only a key frame helps.
+A frame is whole when its marker packet and everything before it has arrived, not when the next frame begins.
+Missing packets are requested repeatedly. A hole that stays is given up, and then only a key frame helps.
 """
 
 from __future__ import annotations
@@ -14,31 +14,35 @@ from pydantic import Field
 from core.config import Config
 
 SEQUENCES = 1 << 16
-TAIL_ASKS = 2
-"""requests for the end of a picture before the next picture shows whether there is more of it"""
+TAIL_REQUESTS = 2
+"""requests for the end of a frame before the next frame shows whether there is more of it"""
 FEW = 16
-"""packets that may be missing for a request to be sent twice: it is lost as easily as they were"""
+"""a request for so few packets is sent twice: it is lost as easily as they were"""
 
 
 class ReceptionConfig(Config):
-    """When to ask for packets again, when to ask for a key frame, when to give up. Seconds."""
+    """When to request packets again, when to request a key frame, when to give up. Times are in seconds."""
 
     give_up: float = Field(0.4, gt=0)
     """a hole this old is given up; twice the round trip if that is longer"""
     plead_after: float = Field(0.2, gt=0)
-    """a hole this old makes us ask for a key frame, which then arrives about when the hole is given up"""
+    """a key frame is requested for a hole this old: it arrives at about the time when the hole is given up"""
     plead_every: float = Field(0.3, gt=0)
     """shortest time between two key frame requests; it doubles, four times at most, until one is answered"""
     nack_every: float = Field(0.06, gt=0)
     """time between two requests for one packet, until the round trip is known"""
     tail_after: float = Field(0.02, gt=0)
-    """a picture without its end for which nothing came so long makes us ask for the packet that comes next"""
+    """the next packet is requested when the end of a frame is missing and nothing arrived for so long"""
     max_hole: int = Field(256, ge=1, le=4096)
-    """packets missing at once beyond which nothing is asked for: the picture starts anew"""
+    """when more packets are missing than this, none is requested: the stream starts again at a key frame"""
     max_span: float = Field(0.6, gt=0)
-    """a hole of pictures that lasts longer than this is not filled either: they would come too late"""
+    """a hole that spans more seconds of video than this is not filled either: its frames would be too late"""
     max_waiting: int = Field(2048, ge=64, le=16384)
     """packets that are kept behind a hole"""
+    max_frame: int = Field(2 << 20, ge=1 << 16, le=1 << 26)
+    """bytes of one encoded frame; a longer one is dropped"""
+    max_parts: int = Field(2048, ge=64, le=16384)
+    """packets of one frame; a frame of more is dropped"""
 
 
 @dataclass(frozen=True)
@@ -62,14 +66,14 @@ class EncodedFrame:
     payload_type: int
     key: bool
     lost: bool
-    """pictures between this one and the one before it are gone"""
+    """frames between this one and the one before it were lost"""
     arrival: float
-    """when its last packet came, in the caller's clock"""
+    """when its last packet arrived, in the caller's clock"""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """What to tell the sender now."""
+    """What to request from the sender now."""
 
     nack: list[int] = field(default_factory=list)
     """RTP sequence numbers to send again"""
@@ -77,7 +81,7 @@ class Requests:
 
     @property
     def copies(self) -> int:
-        """How often to send the request for packets: whoever answers tells a copy from another request by its time."""
+        """How often to send the request for packets. The sender takes two requests in a row for one."""
         return 2 if len(self.nack) <= FEW else 1
 
 
@@ -87,8 +91,10 @@ class Missing:
 
     since: float
     due: float
-    asked: float = 0
-    asks: int = 0
+    """when it is requested next"""
+    requested: float = 0
+    """when it was requested last"""
+    requests: int = 0
 
 
 @dataclass
@@ -97,9 +103,9 @@ class ReceptionCounters:
 
     packets: int = 0
     late: int = 0
-    """packets that came twice or after their hole was given up"""
+    """packets that arrived twice, or after their hole was given up"""
     recovered: int = 0
-    """packets that came because we asked for them again"""
+    """packets that arrived because they were requested again"""
     nacks: int = 0
     key_frame_requests: int = 0
     frames: int = 0
@@ -108,6 +114,8 @@ class ReceptionCounters:
     """holes that were given up"""
     undecodable: int = 0
     """whole frames that were dropped while a key frame was awaited"""
+    oversized: int = 0
+    """frames that were dropped because they had too many bytes or packets"""
 
 
 class FrameAssembler:
@@ -118,13 +126,24 @@ class FrameAssembler:
         self.config = config or ReceptionConfig()
         self.counters = ReceptionCounters()
         self._is_key = is_key
+        self.fault: str | None = None
+        """why a frame was dropped whole, in one sentence"""
         self._packets: dict[int, Packet] = {}
+        """packets behind a hole, by number"""
+        self._key_starts: set[int] = set()
+        """those of them that begin a key frame"""
         self._parts: list[Packet] = []
+        """packets of the frame that is being completed"""
+        self._size = 0
+        """bytes in `_parts`"""
+        self._dropped_timestamp: int | None = None
+        """of a frame that is dropped: whatever else arrives of it is dropped, too"""
         self._cursor = 0
+        """number of the packet that is needed next"""
         self._highest = -1
         self._newest = 0
         self._tail: Missing | None = None
-        """the end of the newest picture, while it has not come"""
+        """the end of the newest frame, while it has not arrived"""
         self._missing: dict[int, Missing] = {}
         self._needs_key = True
         self._lost = False
@@ -134,8 +153,8 @@ class FrameAssembler:
 
     @property
     def waiting(self) -> bool:
-        """Something is missing: `requests` wants to be called again soon, packets or not."""
-        tail = self._tail is not None and self._tail.asks < TAIL_ASKS
+        """Something is missing: `requests` is to be called again soon, packets or not."""
+        tail = self._tail is not None and self._tail.requests < TAIL_REQUESTS
         return bool(self._missing) or tail or (self._needs_key and self._highest >= 0)
 
     def add(self, packet: Packet, now: float) -> list[EncodedFrame]:
@@ -151,14 +170,18 @@ class FrameAssembler:
             self._missing[hole] = Missing(since=now, due=now)
         self._note_recovery(self._missing.pop(number, None), now)
         self._packets[number] = packet
+        if number != self._cursor and self._is_key(packet.payload_type, packet.data):
+            self._key_starts.add(number)
         if number > self._highest:
-            self.counters.recovered += self._tail is not None and self._tail.asks > 0 and number == self._highest + 1
+            self.counters.recovered += (
+                self._tail is not None and self._tail.requests > 0 and number == self._highest + 1
+            )
             self._highest, self._newest = number, packet.timestamp
             self._tail = None if packet.marker else Missing(since=now, due=now + self.config.tail_after)
         return self._take(now)
 
     def requests(self, now: float) -> tuple[list[EncodedFrame], Requests]:
-        """What to ask the sender for now, and the frames that giving up a hole sets free."""
+        """The frames that giving up a hole sets free, and what to request from the sender now."""
         hole = self._missing.get(self._cursor)
         frames: list[EncodedFrame] = []
         if hole and (now - hole.since >= self._patience() or len(self._packets) > self.config.max_waiting):
@@ -169,14 +192,21 @@ class FrameAssembler:
         return frames, Requests(self._due(now), self._plead(now, self._needs_key or old))
 
     def demand_key_frame(self) -> None:
-        """The decoder cannot go on: nothing but a key frame helps."""
+        """The decoder cannot continue without a key frame."""
         self._needs_key = self._lost = True
 
+    def restart(self) -> None:
+        """The next packet begins another stream, with sequence numbers of its own."""
+        self._jump(self._highest + 1)
+        self._highest, self._dropped_timestamp = -1, None
+
     def _is_hopeless(self, number: int, timestamp: int) -> bool:
-        """Whether too much is missing before a packet to ask for it."""
+        """Whether too much is missing before a packet to request it."""
         hole = number - self._highest - 1
+        if hole <= 0:
+            return False
         span = (timestamp - self._newest) % (1 << 32) / 90000
-        return hole > self.config.max_hole or (hole > 0 and span > self.config.max_span)
+        return hole + len(self._missing) > self.config.max_hole or span > self.config.max_span
 
     def _unwrap(self, sequence: int, timestamp: int, now: float) -> int:
         """The packet's place in the stream: its 16-bit number, counted on."""
@@ -184,26 +214,42 @@ class FrameAssembler:
             self._cursor = sequence + SEQUENCES
             self._highest = self._cursor - 1
             self._newest = timestamp
-            self._pleaded = now
+            self._pleaded = now if self._pleaded is None else self._pleaded
         ahead = (sequence - self._highest) % SEQUENCES
         return self._highest + (ahead if ahead < SEQUENCES // 2 else ahead - SEQUENCES)
 
     def _take(self, now: float) -> list[EncodedFrame]:
-        """Moves on over every packet that is there."""
+        """The frames that the packets at the cursor complete. Moves the cursor to the next hole."""
         frames = []
         while packet := self._packets.pop(self._cursor, None):
+            self._key_starts.discard(self._cursor)
             self._cursor += 1
             if self._parts and self._parts[0].timestamp != packet.timestamp:
                 frames.append(self._finish(now))
-            self._parts.append(packet)
-            if packet.marker:
+            if self._collect(packet) and packet.marker:
                 frames.append(self._finish(now))
         return [frame for frame in frames if frame]
+
+    def _collect(self, packet: Packet) -> bool:
+        """Adds a packet to its frame; false when that frame is dropped because it is too long."""
+        if packet.timestamp == self._dropped_timestamp:
+            return False
+        self._dropped_timestamp = None
+        self._parts.append(packet)
+        self._size += len(packet.data)
+        if self._size <= self.config.max_frame and len(self._parts) <= self.config.max_parts:
+            return True
+        self.fault = f"a frame has more than {self.config.max_frame} bytes or {self.config.max_parts} packets"
+        self.counters.oversized += 1
+        self._dropped_timestamp = packet.timestamp
+        self._parts, self._size = [], 0
+        self.demand_key_frame()
+        return False
 
     def _finish(self, now: float) -> EncodedFrame | None:
         """The frame of the collected packets; None when it is padding or cannot be decoded."""
         first, data = self._parts[0], b"".join(part.data for part in self._parts)
-        self._parts = []
+        self._parts, self._size = [], 0
         if not data:
             return None
         key = self._is_key(first.payload_type, data)
@@ -226,17 +272,16 @@ class FrameAssembler:
 
     def _key_start(self) -> int | None:
         """Where behind the hole a key frame begins."""
-        waiting = sorted(self._packets.items())
-        return next((n for n, packet in waiting if self._is_key(packet.payload_type, packet.data)), None)
+        return min(self._key_starts, default=None)
 
     def _give_up(self) -> None:
-        """Leaves the hole behind: goes on at a key frame that has begun to arrive, or at what comes next."""
+        """Gives up the hole: continues at a key frame that has begun to arrive, or at the next packet."""
         self.counters.given_up += 1
         start = self._key_start()
         self._jump(self._highest + 1 if start is None else start)
 
     def _restart(self, number: int, now: float) -> None:
-        """So much is missing that the sender cannot repeat it: goes on with `number` and asks at once."""
+        """So much is missing that the sender cannot repeat it: continues at `number`, requests a key frame at once."""
         self.counters.given_up += 1
         self._highest = number - 1
         self._jump(number)
@@ -245,38 +290,39 @@ class FrameAssembler:
     def _jump(self, cursor: int) -> None:
         self._packets = {n: packet for n, packet in self._packets.items() if n >= cursor}
         self._missing = {n: missing for n, missing in self._missing.items() if n >= cursor}
-        self._parts, self._tail = [], None
+        self._key_starts = {n for n in self._key_starts if n >= cursor}
+        self._parts, self._size, self._tail = [], 0, None
         self._cursor = cursor
         self.demand_key_frame()
 
     def _note_recovery(self, missing: Missing | None, now: float) -> None:
-        """Counts a packet that was asked for, and learns the round trip from it.
+        """Counts a packet that was requested, and learns the round trip from it.
 
-        Asked for once, its delay is the round trip (Karn). Asked again, it tells only when it comes too soon to
-        answer the latest request: then it answers an earlier one, and we ask too often.
+        After one request, its delay is the round trip (Karn's algorithm). After several, it says something only when
+        it arrives too soon to answer the latest: then it answers an earlier one, and we request too often.
         """
-        if missing is None or missing.asks == 0:
+        if missing is None or missing.requests == 0:
             return
         self.counters.recovered += 1
-        known, delay = self._round_trip, now - missing.asked
-        if missing.asks > 1:
+        known, delay = self._round_trip, now - missing.requested
+        if missing.requests > 1:
             if known is not None and delay > 0.5 * known:
                 return
             delay = now - missing.since
         self._round_trip = delay if known is None else 0.8 * known + 0.2 * delay
 
     def _due(self, now: float) -> list[int]:
-        """The packets to ask for (again) now."""
+        """The packets to request (again) now."""
         round_trip = self.config.nack_every if self._round_trip is None else 1.2 * self._round_trip
         again = min(max(round_trip, 0.03), 0.3)
         numbers = [number for number, missing in self._missing.items() if missing.due <= now]
         for number in numbers:
             missing = self._missing[number]
-            missing.asked, missing.asks = now, missing.asks + 1
+            missing.requested, missing.requests = now, missing.requests + 1
             missing.due = now + again
-        if self._tail is not None and self._tail.due <= now and self._tail.asks < TAIL_ASKS:
+        if self._tail is not None and self._tail.due <= now and self._tail.requests < TAIL_REQUESTS:
             numbers.append(self._highest + 1)
-            self._tail.asks, self._tail.due = self._tail.asks + 1, now + again
+            self._tail.requests, self._tail.due = self._tail.requests + 1, now + again
         self.counters.nacks += bool(numbers)
         return [number % SEQUENCES for number in numbers]
 
@@ -291,10 +337,10 @@ class FrameAssembler:
 
 @dataclass
 class Timeline:
-    """RTP timestamps (32 bits, wrapping) to presentation times that start at 0 and never go back."""
+    """RTP timestamps (32 bits, wrapping) to presentation times that start at 0 and never decrease."""
 
     step: int = 3000
-    """how far a stream goes on when its sender's clock jumps, in 1/90000 s"""
+    """how far the time advances when the sender's clock jumps, in 1/90000 s"""
     _last: int | None = None
     _time: int = 0
 

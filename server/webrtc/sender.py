@@ -1,9 +1,10 @@
-"""An aiortc sender with our encoder and a longer history for retransmissions."""
+"""Sending restored video: probing the path, pacing, key frames on request, retransmission."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from aiortc import MediaStreamTrack
@@ -12,7 +13,14 @@ from aiortc.codecs.base import Encoder
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpSendParameters
 from aiortc.rtcrtpsender import RTCRtpSender
-from aiortc.rtp import RTP_HISTORY_SIZE, RtcpRrPacket, RtcpSrPacket, RtpPacket
+from aiortc.rtp import (
+    RTCP_RTPFB_NACK,
+    RTP_HISTORY_SIZE,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+    RtcpSrPacket,
+    RtpPacket,
+)
 
 from server.webrtc.bitrate import Pacer, Repeats
 from server.webrtc.config import RtcConfig
@@ -21,6 +29,9 @@ from server.webrtc.encoder import VideoEncoder
 from server.webrtc.ice_agent import BoundConnection
 
 logger = logging.getLogger(__name__)
+
+MAX_REQUESTED = 100
+"""packets of one request that are sent again: more are lost, and only a key frame helps"""
 
 
 class History(dict[int, RtpPacket]):
@@ -38,10 +49,14 @@ class History(dict[int, RtpPacket]):
         if len(self._sent) > self._limit:
             del self._sent[next(iter(self._sent))]
 
-    def recall(self, sequence: int) -> None:
-        """Puts an older packet back where aiortc looks for it, stamped as sent now.
+    def holds(self, sequence: int) -> bool:
+        """Whether the packet of that number can be sent again."""
+        return sequence in self._sent
 
-        Stamped as sent first, it came so late in the receiver's eyes that each repaired loss lowered the rate.
+    def recall(self, sequence: int) -> None:
+        """Puts an older packet back where aiortc looks for it, with the present time as its send time.
+
+        With its first send time it would seem so late that each repaired loss lowered the receiver's estimate.
         """
         if packet := self._sent.get(sequence):
             packet.extensions.abs_send_time = rtp_clock.current_ntp_time() >> 14 & 0xFFFFFF
@@ -49,7 +64,7 @@ class History(dict[int, RtpPacket]):
 
 
 class VideoSender(RTCRtpSender):
-    """A sender with our encoder and a longer memory, which looks how much its way carries before it starts."""
+    """Sends with our encoder, keeps a longer retransmission history, and probes the path before the first frame."""
 
     def __init__(self, track_or_kind: MediaStreamTrack | str, transport: RTCDtlsTransport, config: RtcConfig):
         super().__init__(track_or_kind, transport)
@@ -78,7 +93,7 @@ class VideoSender(RTCRtpSender):
             self._beginning = asyncio.create_task(self._begin(parameters))
 
     async def _begin(self, parameters: RTCRtpSendParameters) -> None:
-        """Sends from when the way is known; a receiver in the same place is not kept waiting for that."""
+        """Probes the path, then starts to send. Runs as a task so that receiving can start meanwhile."""
         agent = self.transport.transport._connection
         if self.encoder is not None and isinstance(agent, BoundConnection):
             self.encoder.capacity = await agent.capacity()
@@ -89,25 +104,31 @@ class VideoSender(RTCRtpSender):
             self._beginning.cancel()
             [end] = await asyncio.gather(self._beginning, return_exceptions=True)
             if isinstance(end, Exception):
-                logger.warning("a video did not begin to be sent: %r", end)
+                logger.warning("sending a video did not begin: %r", end)
         await super().stop()
 
     def _pace(self, sequence: int, size: int) -> float:
-        """Seconds that a packet has to wait; those that are sent again do not."""
+        """Seconds that a packet has to wait. Retransmissions do not wait."""
         if self.encoder is None or not self._pacer.is_new(sequence):
             return 0.0
         now = asyncio.get_running_loop().time()
         return self._pacer.wait(size, self.encoder.target_bitrate, now, self.encoder.capacity)
 
     async def _handle_rtcp_packet(self, packet: Any) -> None:
+        if isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
+            packet.lost = self._repeatable(packet.lost)
         if isinstance(packet, RtcpRrPacket | RtcpSrPacket) and self.encoder is not None:
             for report in packet.reports:
                 if report.ssrc == self._ssrc:
                     self.encoder.lose(report.fraction_lost / 256)
         await super()._handle_rtcp_packet(packet)
 
+    def _repeatable(self, numbers: Iterable[int]) -> list[int]:
+        """The requested packets that can be sent again, up to the limit: a request can name thousands."""
+        return [number for number in numbers if self._history.holds(number)][:MAX_REQUESTED]
+
     def _send_keyframe(self) -> None:
-        """Key frames on request, but not so many that they fill the way themselves: one too soon comes later."""
+        """Rate-limits requested key frames: a request that comes too early is delayed, not dropped."""
         loop = asyncio.get_running_loop()
         due = self._last_key + self._config.key_frame_every
         if loop.time() >= due:

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from server import cli
+from server.webrtc import versions
 
 
 def findings(capsys, *arguments):
@@ -33,3 +34,10 @@ def test_a_name_that_is_none_is_wrong_usage_and_no_fault_of_the_machine(capsys, 
 def test_the_room_in_dev_shm_is_no_matter(capsys):
     """Frames go through memory without a name (memfd), which no mount bounds; a container with little was a fault."""
     assert "shared memory" not in findings(capsys)[2]
+
+
+def test_another_version_of_the_webrtc_stack_is_a_fault_and_no_traceback(capsys, monkeypatch):
+    """The check ran on import: no command worked, doctor neither."""
+    monkeypatch.setitem(versions.KNOWN_VERSIONS, "aiortc", "9.9.9")
+    code, _, found = findings(capsys)
+    assert code == 1 and "aiortc 9.9.9, found" in found["packages"]["words"]

@@ -20,16 +20,16 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtp import RtpPacket
 from av import VideoFrame
 
-from server.webrtc import peer
+from server.webrtc import versions
 from server.webrtc.answer import AnswerOptions
 from server.webrtc.bitrate import bitrates
 from server.webrtc.candidates import parse_fragment
 from server.webrtc.config import Arrival, NoMediaPort, RtcConfig
-from server.webrtc.decoder import Decoder, FrameQueue, create_decoder
+from server.webrtc.decoder import Decoder, FrameQueue, create_decoder, misfit
 from server.webrtc.encoder import VideoEncoder, create_vp8_encoder
 from server.webrtc.ice_agent import GuardedProtocol
 from server.webrtc.offer import parse_offer
-from server.webrtc.peer import TRICKLED, PeerConnection, check_versions
+from server.webrtc.peer import TRICKLED, PeerConnection
 from server.webrtc.reception import EncodedFrame
 from server.webrtc.sdp_lines import SdpLimits
 from server.webrtc.sender import History
@@ -570,6 +570,63 @@ def test_a_picture_of_absurd_size_is_refused_before_memory_is_taken():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
+@pytest.mark.parametrize("size", [(5000, 2), (2, 5000), (16383, 3), (8, 8), (4112, 1040), (1920, 16), (1936, 1936)])
+def test_the_sides_and_the_shape_of_a_frame_are_bounded(size):
+    """5000x2 has few pixels, and was scaled to 600000x240."""
+    header = b"\x10\x02\x00\x9d\x01\x2a" + b"".join(side.to_bytes(2, "little") for side in size) + bytes(50)
+    decoder = Decoder(RtcConfig())
+    assert not decoder.offer(codec(), encoded(header))
+    assert f"{size[0]}x{size[1]}" in decoder.fault
+
+
+@pytest.mark.parametrize("size", [(16, 16), (1920, 1080), (1080, 1920), (160, 40), (320, 176), (1920, 1088)])
+def test_usual_frames_are_decoded(size):
+    assert misfit(*size, RtcConfig()) is None
+
+
+def x264(width, height, **options):
+    """Some H.264 packets of a moving wave."""
+    context = av.CodecContext.create("libx264", "w")
+    context.width, context.height, context.pix_fmt, context.time_base = width, height, "yuv420p", Fraction(1, 30)
+    context.options = {"preset": "ultrafast", **options}
+    wave = 128 + 60 * np.sin(np.arange(width)[None] / 17 + np.zeros((height * 3 // 2, 1)))
+    made = [
+        context.encode(VideoFrame.from_ndarray(np.roll(wave, 2 * n, 1).astype(np.uint8), "yuv420p")) for n in range(8)
+    ]
+    return [bytes(packet) for packets in [*made, context.encode(None)] for packet in packets]
+
+
+async def decode_h264(packets):
+    """The frames that come out of a decoder, and the decoder."""
+    loop, frames = asyncio.get_running_loop(), FrameQueue(100)
+    decoder = Decoder(RtcConfig())
+    for number, data in enumerate(packets):
+        assert decoder.offer(codec("H264"), EncodedFrame(data, 3000 * number, 96, number == 0, False, 0.0))
+    decoder.start(loop, frames, lambda: None)
+    await until(lambda: decoder._queue.empty() or not decoder._thread.is_alive(), 10)
+    await loop.run_in_executor(None, decoder.stop)
+    await asyncio.sleep(0)
+    return [frames.get_nowait() for _ in range(frames.qsize())], decoder
+
+
+@pytest.mark.parametrize("profile", ["main", "high"])
+async def test_h264_main_and_high_without_b_frames_are_shown(profile):
+    frames, decoder = await decode_h264(x264(128, 96, profile=profile, tune="zerolatency"))
+    assert len(frames) == 9 and frames[-1] is None and decoder.fault is None
+
+
+async def test_h264_with_b_frames_is_refused_by_name():
+    """They come out of order: the picture went back and forth."""
+    packets = x264(128, 96, preset="medium", **{"x264-params": "bframes=2:b-adapt=0:scenecut=0:b-pyramid=none"})
+    frames, decoder = await decode_h264(packets)
+    assert len(frames) < 4 and frames[-1] is None and "B-frames" in decoder.fault
+
+
+async def test_h264_of_a_wrong_shape_is_refused_after_it_is_decoded():
+    frames, decoder = await decode_h264(x264(1024, 64))
+    assert frames == [None] and "1024x64" in decoder.fault
+
+
 def test_frames_that_the_decoder_cannot_keep_up_with_are_refused():
     decoder = Decoder(RtcConfig(max_encoded=3))
     taken = [decoder.offer(codec("H264"), encoded(b"\0\0\0\1\x65")) for _ in range(5)]
@@ -643,6 +700,6 @@ def test_a_packet_is_remembered_for_longer_than_the_library_does():
 
 
 def test_another_version_of_the_library_is_refused(monkeypatch):
-    monkeypatch.setitem(peer.KNOWN_VERSIONS, "aiortc", "9.9.9")
+    monkeypatch.setitem(versions.KNOWN_VERSIONS, "aiortc", "9.9.9")
     with pytest.raises(RuntimeError, match=r"aiortc 9\.9\.9, found"):
-        check_versions()
+        versions.check_versions()

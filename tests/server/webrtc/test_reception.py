@@ -178,6 +178,53 @@ def test_what_waits_behind_a_hole_is_bounded():
     assert len(assembler._packets) <= 65 and assembler.counters.given_up > 0
 
 
+def test_a_frame_without_an_end_is_dropped_whole():
+    """Each packet of it was kept, 1.3 kB and 14 us, as long as it went on."""
+    assembler = FrameAssembler(is_key, ReceptionConfig(max_parts=64))
+    for number in range(1000):
+        assembler.add(Packet(number, 5, False, 96, KEY * 10), 0.0)
+        assert len(assembler._parts) <= 64
+    assert assembler.counters.oversized == 1 and "64 packets" in assembler.fault
+    assert assembler.add(Packet(1000, 5, True, 96, KEY), 0.0) == [], "the rest of it is no frame of its own"
+    assert [whole.lost for p in frame(1001, 6, 2, key=True) for whole in assembler.add(p, 0.0)] == [True]
+
+
+def test_the_bytes_of_a_frame_are_bounded():
+    assembler = FrameAssembler(is_key, ReceptionConfig(max_frame=1 << 16))
+    for number in range(200):
+        assembler.add(Packet(number, 5, False, 96, KEY * 1000), 0.0)
+    assert sum(len(part.data) for part in assembler._parts) <= 1 << 16
+    assert assembler.counters.oversized == 1
+
+
+def test_many_small_holes_are_as_bounded_as_a_large_one():
+    """Each 257th packet made 256 missing ones: 100,000 of them were gone through for every packet."""
+    assembler = FrameAssembler(is_key)
+    for number in range(0, 60_000, 257):
+        assembler.add(Packet(number, 0, False, 96, DELTA), 0.0)
+        assembler.requests(0.0)
+        assert len(assembler._missing) <= 256
+
+
+def test_packets_behind_a_hole_are_not_gone_through_again_and_again():
+    """Each packet looked for a key frame in all that waited: 346 us with 2,000 of them."""
+    looked = []
+    assembler = FrameAssembler(lambda payload_type, data: looked.append(1))
+    assembler.add(Packet(0, 5, True, 96, DELTA), 0.0)
+    for number in range(2, 2000):
+        assembler.add(Packet(number, 9, False, 96, DELTA), 0.1)
+        assembler.requests(0.1)
+    assert len(looked) <= 2001
+
+
+def test_another_layer_begins_anew_with_a_key_frame_that_is_requested_at_once():
+    assembler = started(1000)
+    assembler.restart()
+    (delta,) = frame(40_000, 7, 1)
+    assert assembler.add(delta, 5.0) == [] and assembler.requests(5.0)[1].key_frame
+    assert [whole.lost for p in frame(40_001, 8, 2, key=True) for whole in assembler.add(p, 5.1)] == [True]
+
+
 def test_a_packet_that_comes_twice_changes_nothing():
     assembler = started()
     for packet in frame(1000, 0, 2, key=True) * 2:
