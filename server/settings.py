@@ -236,6 +236,8 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """least severity that is logged: debug, info, warning or error"""
+    log_format: Literal["console", "json"] = "console"
+    """console for people, or json: one object a line, with the request and the session it belongs to"""
 
     @model_validator(mode="after")
     def _serves_somebody(self) -> Settings:

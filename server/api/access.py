@@ -6,8 +6,7 @@ import hmac
 
 from aiohttp import web
 
-from server.api.errors import Handler
-from server.api.keys import SESSIONS
+from server.api.keys import SESSIONS, Handler
 from server.sessions.refusals import Refusal
 
 GUARDED = ("/sessions", "/queue/", "/ice", "/stats", "/whip/", "/whep/", "/cluster/")

@@ -13,13 +13,14 @@ import uvloop
 from aiohttp import web
 
 from core.errors import UsageError
+from server import logs
 from server.api import cluster, whip
 from server.api.access import ask_token
 from server.api.endpoints import routes
 from server.api.errors import errors_as_json
-from server.api.keys import SESSIONS
+from server.api.keys import REFUSALS, SESSIONS
 from server.api.metrics import admin_app
-from server.device.messages import LOG_FORMAT
+from server.api.request_log import INTERVAL, name_requests
 from server.sessions.sessions import Sessions
 from server.settings import Settings
 from server.webrtc.versions import check_versions
@@ -33,8 +34,9 @@ def create_app(settings: Settings) -> web.Application:
     Raises RuntimeError when a WebRTC library is not of the known version.
     """
     check_versions()
-    app = web.Application(middlewares=[errors_as_json, ask_token], client_max_size=settings.max_body)
+    app = web.Application(middlewares=[name_requests, errors_as_json, ask_token], client_max_size=settings.max_body)
     app[SESSIONS] = Sessions(settings)
+    app[REFUSALS] = logs.Sparing(INTERVAL)
     app.add_routes(routes())
     app.cleanup_ctx.append(run_sessions)
     whip.attach(app)
@@ -119,8 +121,6 @@ async def first_of(*tasks: asyncio.Task[object]) -> None:
 
 def serve(settings: Settings) -> None:
     """Runs the server until it is told to end."""
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
-    if settings.log_level == "info":
-        logging.getLogger("aioice").setLevel(logging.WARNING)  # it tells every candidate pair at this level
+    logs.set_up(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_told(settings))

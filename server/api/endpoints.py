@@ -113,7 +113,7 @@ async def change_session(request: web.Request) -> web.Response:
 
 async def end_session(request: web.Request) -> web.Response:
     sessions = request.app[SESSIONS]
-    sessions.end(sessions.get(request.match_info["id"]).id, "the client ended it")
+    sessions.end(sessions.get(request.match_info["id"]).id, "the client ended it", "client")
     return web.Response(status=204)
 
 

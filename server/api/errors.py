@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
-from server.api.keys import SESSIONS
+from server.api.keys import SESSIONS, Handler
+from server.api.request_log import log_refusal
 from server.sessions.refusals import Place, Refusal
 from server.webrtc.sdp_lines import OfferRefused
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @web.middleware
@@ -21,23 +19,25 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except Refusal as refusal:
-        count_refusal(request, refusal.code)
+        count_refusal(request, refusal.status, refusal.code, refusal.message)
         return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
     except OfferRefused as refusal:
-        count_refusal(request, refusal.code)
+        count_refusal(request, refusal.status, refusal.code, refusal.message)
         return error_response(refusal.status, refusal.code, refusal.message)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        count_refusal(request, code_of(error))
-        response = error_response(error.status, code_of(error), f"{error.reason}: {request.method} {request.path[:80]}")
+        message = f"{error.reason}: {request.method} {request.path[:80]}"
+        count_refusal(request, error.status, code_of(error), message)
+        response = error_response(error.status, code_of(error), message)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
 
 
-def count_refusal(request: web.Request, code: str) -> None:
-    """Counts a refused request to open something; each code stands in the source, so there are not many."""
+def count_refusal(request: web.Request, status: int, code: str, message: str) -> None:
+    """Logs a refusal, and counts one of a request to open something. Each code stands in the source: there are few."""
+    log_refusal(request, status, code, message)
     if request.method == "POST":
         request.app[SESSIONS].refusals[code] += 1
 

@@ -15,8 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from server.api.bodies import read_body, sdp_limits, validate
-from server.api.errors import Handler
-from server.api.keys import SESSIONS, STREAMS
+from server.api.keys import SESSIONS, STREAMS, Handler
 from server.sessions.config import SessionConfig
 from server.sessions.refusals import Refusal
 from server.sessions.streams import Player, Stream, Streams
@@ -97,7 +96,7 @@ async def end(request: web.Request) -> web.Response:
     if player is not None:
         await request.app[STREAMS].leave(stream, player)
     else:
-        request.app[SESSIONS].end(stream.session.id, "the client ended it")
+        request.app[SESSIONS].end(stream.session.id, "the client ended it", "client")
     return web.Response(status=200)
 
 

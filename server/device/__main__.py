@@ -7,7 +7,6 @@ server dies. An error that is not one stream's own fault ends it: after that a d
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -24,9 +23,9 @@ from core.contract import Panel, SolverConfig
 from core.engine import Engine
 from core.models.load import load
 from core.operators.table import operator_of
+from server import logs
 from server.device.frame_memory import FrameMemory
 from server.device.messages import (
-    LOG_FORMAT,
     Close,
     DeviceOptions,
     Done,
@@ -190,7 +189,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Connection(int(sys.argv[1])) as connection:
         options: DeviceOptions = connection.recv()
-        logging.basicConfig(level=options.log_level.upper(), format=LOG_FORMAT)
+        logs.set_up(options.log_level, options.log_format)
         if options.threads:
             torch.set_num_threads(options.threads)
         serve(connection, options)

@@ -8,8 +8,6 @@ from typing import Any, Literal
 from core.contract import Mode, Panel, Rung, SolverConfig
 from core.operators.config import OperatorConfig
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-
 
 @dataclass(frozen=True)
 class DeviceOptions:
@@ -28,6 +26,7 @@ class DeviceOptions:
     solver: dict[str, Any] = field(default_factory=dict)
     """settings of a session's solver where it says nothing and the model does not know better"""
     log_level: str = "info"
+    log_format: Literal["console", "json"] = "console"
     measured: Ready | None = None
     """what warm-up measured in an earlier life of the process"""
 

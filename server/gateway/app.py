@@ -15,11 +15,11 @@ from contextlib import asynccontextmanager
 import uvloop
 from aiohttp import web
 
+from server import logs
 from server.api.app import bound
 from server.api.endpoints import page
 from server.api.metrics import metrics_app
 from server.api.whip import cross_origin
-from server.device.messages import LOG_FORMAT
 from server.gateway import overview, sessions, streams
 from server.gateway.edge import ask_token, errors_as_json
 from server.gateway.gateway import GATEWAY, Gateway
@@ -66,6 +66,6 @@ async def administered(settings: GatewaySettings, app: web.Application) -> Async
 def serve(settings: GatewaySettings) -> None:
     """Runs the gateway until it is told to end. Raises UsageError for a list of nodes that is none."""
     nodes = membership(settings.nodes, settings.nodes_dns, settings.nodes_file)
-    logging.basicConfig(level=settings.log_level.upper(), format=LOG_FORMAT)
+    logs.set_up(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_told(settings, nodes))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from server.api.access import GUARDED, shows
-from server.api.errors import Handler, code_of, error_response
+from server.api.errors import code_of, error_response
+from server.api.keys import Handler
 from server.gateway.gateway import GATEWAY
 from server.sessions.refusals import Refusal
 

@@ -50,6 +50,8 @@ class GatewaySettings(NodesSettings):
     """requests that may be under way to one node"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """least severity that is logged: debug, info, warning or error"""
+    log_format: Literal["console", "json"] = "console"
+    """console for people, or json: one object a line"""
 
     @model_validator(mode="after")
     def _lets_nobody_slip_in(self) -> GatewaySettings:

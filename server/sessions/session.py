@@ -20,6 +20,7 @@ from core.chunks import CHUNK_FRAMES, Chunk, Chunker
 from core.contract import Rung
 from server.device.messages import StreamSpec
 from server.device.worker import Restoration, Work
+from server.logs import public
 from server.media.audio import CarriedTrack
 from server.media.broadcast import Broadcast
 from server.media.pictures import PictureReader, PictureWriter, Pixels
@@ -31,7 +32,7 @@ from server.scheduling.admission import ON_CALENDAR
 from server.scheduling.ladder import Ladder
 from server.scheduling.scheduler import Job
 from server.sessions.config import Deadlines, SessionConfig, SessionState, fit_size
-from server.sessions.telemetry import SessionFigures
+from server.sessions.telemetry import EndCode, SessionFigures
 from server.settings import Settings
 from server.webrtc.config import Arrival as Reception
 from server.webrtc.peer import PeerConnection
@@ -51,6 +52,8 @@ STANDING = 0.25
 """seconds of repeated frames in a row that are a pause of the source, and no source that is slow"""
 LOG_TICKS = 40
 """quarters of a second between log lines about what was lost"""
+WIRE = ("packets", "given_up", "recovered", "late", "nacks", "key_frame_requests", "frames_refused", "retransmitted")
+"""counters of a connection that only grow"""
 CLOSE_TIMEOUT = 10.0
 """seconds that closing a peer connection may take"""
 
@@ -90,7 +93,7 @@ class Host(Protocol):
         """The session has learnt its size."""
         ...
 
-    def end(self, session_id: str, reason: str) -> None:
+    def end(self, session_id: str, reason: str, code: EndCode) -> None:
         """Closes a session, soon."""
         ...
 
@@ -180,6 +183,15 @@ class Session:
         self._spawn(self._drain_sound(track, sound))
 
     @property
+    def age(self) -> float:
+        """Seconds since the session was opened."""
+        return self._now() - self._opened
+
+    def wire(self) -> dict[str, int]:
+        """What happened to the packets of the present connection so far."""
+        return counted(self.pc)
+
+    @property
     def silence(self) -> float:
         """Seconds since the last frame came, or since the session was opened."""
         return self._now() - (self._last_frame or self._opened)
@@ -190,6 +202,7 @@ class Session:
         self._dialled, self._connected, self._last_frame, self._channel = self._now(), None, None, None
         self.ungrounded = True
         self.figures.resumed += 1
+        self.figures.wire.update(counted(lost))
         self._farewells.append(asyncio.get_running_loop().create_task(self._hang_up(lost)))
 
     def on_connection(self, pc: PeerConnection, state: str) -> None:
@@ -199,7 +212,7 @@ class Session:
         if state == "connected" and self._connected is None:
             self._connected = self._now()
         elif state in ("failed", "closed") and self.state is not SessionState.CLOSED:
-            self._host.end(self.id, f"the peer connection is {state}")
+            self._host.end(self.id, f"the peer connection is {state}", "connection")
 
     def on_channel(self, channel: RTCDataChannel) -> None:
         if channel.label == "report":
@@ -227,7 +240,7 @@ class Session:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await pc.close()
         except (TimeoutError, AttributeError, ConnectionError) as error:  # a half-negotiated peer cannot close
-            logger.warning("session %s: a peer connection did not close: %r", self.id, error)
+            logger.warning("a peer connection did not close: %r", error)
 
     def drain(self) -> None:
         """The server is about to end: says so, and takes in no more."""
@@ -243,8 +256,8 @@ class Session:
         if task.cancelled() or self.state is SessionState.CLOSED:
             return
         if error := task.exception():
-            logger.error("session %s failed", self.id, exc_info=error)
-            self._host.end(self.id, f"an internal error: {error!r}")
+            logger.error("session %s failed", public(self.id), exc_info=error)
+            self._host.end(self.id, f"an internal error: {error!r}", "fault")
 
     async def _watch(self) -> None:
         """Ends a session whose deadlines have passed, and logs now and then what it lost."""
@@ -252,12 +265,12 @@ class Session:
         for tick in count(1):
             await asyncio.sleep(0.25)
             if tick % LOG_TICKS == 0 and (now_lost := self._lost()) != lost:
-                logger.info("session %s: lost so far: %s", self.id, now_lost)
+                logger.info("lost so far: %s", now_lost)
                 lost = now_lost
             opened = self._dialled if self._connected is None else self._opened
             reason = self._deadlines.expired(self._now(), opened, self._connected, self._last_frame)
             if reason is not None:
-                return self._host.end(self.id, reason)
+                return self._host.end(self.id, reason, "timeout")
 
     def _lost(self) -> dict[str, int]:
         figures = self.figures
@@ -273,7 +286,7 @@ class Session:
                 frame = await track.recv()
             except MediaStreamError:
                 if track is self._track:
-                    self._host.end(self.id, "the client ended its video")
+                    self._host.end(self.id, "the client ended its video", "client")
                 return
             assert isinstance(frame, VideoFrame)
             self._take(frame, self._now())
@@ -483,6 +496,8 @@ class Session:
     def _on_left(self, frame: Outgoing, now: float) -> None:
         latency = now - frame.arrival
         self.figures.left(latency, now)
+        if self.figures.frames_left == 1:
+            self.figures.first_frame.add(now - self._opened)
         if self.sound is not None:
             self.sound.follow(latency)
         chunk: ReportedChunk = frame.chunk
@@ -547,6 +562,12 @@ class Session:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def counted(pc: PeerConnection) -> dict[str, int]:
+    """What happened to the packets of a connection so far: those of its counters that only grow."""
+    counters = pc.counters()
+    return {name: counters[name] for name in WIRE if name in counters}
 
 
 def chunk_report(job: Job, restoration: Restoration | None, figures: SessionFigures) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from core.errors import UsageError, explain
 from core.operators.config import OperatorConfig
 from server.device.messages import DeviceOptions, Ready
 from server.device.worker import Restoration, Worker, WorkerConfig, WorkerState
+from server.logs import SESSION, public
 from server.media.audio import CarriedTrack
 from server.media.recording import Recording
 from server.scheduling.admission import ON_CALENDAR, Admission, AdmissionConfig, Refuse, Workload
@@ -28,7 +29,7 @@ from server.sessions.config import SessionConfig
 from server.sessions.negotiation import negotiate, rtc_config
 from server.sessions.refusals import Asks, Place, Refusal
 from server.sessions.session import Session
-from server.sessions.telemetry import Histogram, SessionFigures
+from server.sessions.telemetry import LIVES, RATIOS, EndCode, Histogram, SessionFigures
 from server.sessions.waiting import WaitingList
 from server.settings import Settings, show_size
 from server.webrtc.offer import Offer
@@ -65,8 +66,16 @@ class Sessions:
         """for want of a place"""
         self.refusals: Counter[str] = Counter()
         """requests to open something that were refused, by the code of their error"""
+        self.closed: Counter[EndCode] = Counter()
+        """sessions that ended, by why"""
+        self.lives = Histogram(LIVES)
+        """seconds that sessions lived which ended"""
         self.stages: dict[str, Histogram] = {}
         """seconds of each stage of the chunks that were restored"""
+        self.residuals = Histogram(RATIOS)
+        """of the chunks that were restored"""
+        self.late = 0
+        """chunks that were restored after their deadline"""
         self._past = SessionFigures()
         """what sessions counted that have ended"""
         self._open: dict[str, Session] = {}
@@ -88,6 +97,7 @@ class Sessions:
         """
         self._check(config)
         session_id = self.new_id()
+        SESSION.set(public(session_id))
         self._reserve(session_id, config, asks or Asks())
         try:
             await self._check_operator(config.operator, config.size)
@@ -132,12 +142,14 @@ class Sessions:
         self._account(session_id, config, size)
         return session.change(config)
 
-    def end(self, session_id: str, reason: str) -> None:
+    def end(self, session_id: str, reason: str, code: EndCode = "fault") -> None:
         """Closes a session, soon. One that is not open is no error."""
         session = self._open.get(session_id)
         if session is not None:
             self._release(session_id)
-            logger.info("session %s ends: %s", session_id, reason)
+            self.closed[code] += 1
+            self.lives.add(session.age)
+            log_end(session, reason, code)
             self._spawn(session.close(reason))
 
     async def run(self) -> None:
@@ -150,7 +162,7 @@ class Sessions:
         for session in self._open.values():
             session.drain()
         for session_id in list(self._open):
-            self.end(session_id, "the server is shutting down")
+            self.end(session_id, "the server is shutting down", "shutdown")
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self.settings.drain_timeout)
             for task in late:
@@ -161,6 +173,8 @@ class Sessions:
         totals = SessionFigures()
         for figures in (self._past, *(session.figures for session in self._open.values())):
             totals.absorb(figures)
+        for session in self._open.values():
+            totals.wire.update(session.wire())
         return totals
 
     @property
@@ -253,6 +267,7 @@ class Sessions:
         """Undoes what `_reserve` and `_new_session` did."""
         if (session := self._open.pop(session_id, None)) is not None:
             self._past.absorb(session.figures)
+            self._past.wire.update(session.wire())
         self._workloads.pop(session_id, None)
         self._phases.pop(session_id, None)
         self.scheduler.remove(session_id)
@@ -409,7 +424,9 @@ class Sessions:
         session.on_restored(job, restoration)
 
     def _time(self, job: Job, restoration: Restoration) -> None:
-        """Counts what each stage of the chunk took, its waiting too."""
+        """Counts what each stage of the chunk took, its waiting too, how well it was done and whether in time."""
+        self.residuals.add(restoration.stepped.residual)
+        self.late += restoration.finished > job.deadline
         waited = restoration.started - job.context.submitted
         stages = {"queue": waited, **{stage: ms / 1000 for stage, ms in restoration.stepped.ms.items()}}
         for stage, seconds in stages.items():
@@ -426,7 +443,7 @@ class Sessions:
         session = self._open.get(job.session_id)
         if session is not None:
             session.figures.failed += 1
-            self.end(job.session_id, f"its chunk {job.context.number} failed: {reason}")
+            self.end(job.session_id, f"its chunk {job.context.number} failed: {reason}", "chunk_failed")
 
     def on_lost(self, job: Job | None) -> None:
         for session in list(self._open.values()):
@@ -468,8 +485,17 @@ class Sessions:
     def _suspect(self, session: Session) -> None:
         """A session whose chunk was on the device when it died gets a second chance, and no third."""
         if session.suspect:
-            self.end(session.id, "the device was lost twice in a row on its chunks")
+            self.end(session.id, "the device was lost twice in a row on its chunks", "device_lost")
         session.suspect = True
+
+
+def log_end(session: Session, reason: str, code: EndCode) -> None:
+    """One line that sums a session up."""
+    summary = session.figures.summary(asyncio.get_running_loop().time())
+    shown = {name: value for name, value in {"seconds": round(session.age, 1), **summary}.items() if value is not None}
+    words = ", ".join(f"{name} {value}" for name, value in shown.items())
+    fields = {"event": "session_end", "code": code, "reason": reason, **shown}
+    logger.info("the session ends: %s; %s", reason, words, extra={"session": public(session.id), "fields": fields})
 
 
 def check_solver(values: dict[str, Any]) -> dict[str, Any]:
@@ -491,6 +517,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         warm_sizes=settings.warm_sizes,
         solver=check_solver(settings.solver),
         log_level=settings.log_level,
+        log_format=settings.log_format,
     )
     return WorkerConfig(
         options,

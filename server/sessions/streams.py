@@ -87,7 +87,7 @@ class Streams:
         if stream is None or (self._lives(stream) and stream.session.silence < self.settings.idle_pause):
             raise Refusal(409, "name_taken", f"somebody publishes {name!r} already", retry_after=5)
         self._streams[name] = None
-        self.sessions.end(stream.session.id, "another publisher took its name")
+        self.sessions.end(stream.session.id, "another publisher took its name", "taken_over")
 
     async def _play(self, stream: Stream) -> None:
         """Plays the stream to its players until the session ends, then ends them."""

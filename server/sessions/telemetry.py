@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
+from typing import Literal, get_args
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:
@@ -51,19 +52,29 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75
 """seconds; close together where the latency of a chunk lies"""
 
 
+RATIOS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""of residuals, |y - A(x)| over |y|"""
+LIVES = (1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
+"""seconds that sessions live"""
+
+EndCode = Literal["client", "connection", "timeout", "taken_over", "chunk_failed", "device_lost", "shutdown", "fault"]
+"""why a session ended: `connection` failed or was closed, `timeout` of any deadline, `fault` of ours"""
+END_CODES: tuple[EndCode, ...] = get_args(EndCode)
+
+
 @dataclass
 class Histogram:
-    """How many durations were how long."""
+    """How many values, durations in seconds unless its bounds are others, lie below which bound."""
 
+    bounds: tuple[float, ...] = BOUNDS
     sum: float = 0.0
-    """seconds of all together"""
     counts: Counter[float | None] = field(default_factory=Counter)
     """by the least bound that is not exceeded; None beyond the last"""
 
-    def add(self, seconds: float) -> None:
-        place = bisect_left(BOUNDS, seconds)
-        self.counts[BOUNDS[place] if place < len(BOUNDS) else None] += 1
-        self.sum += seconds
+    def add(self, value: float) -> None:
+        place = bisect_left(self.bounds, value)
+        self.counts[self.bounds[place] if place < len(self.bounds) else None] += 1
+        self.sum += value
 
     def absorb(self, other: Histogram) -> None:
         self.counts.update(other.counts)
@@ -71,7 +82,7 @@ class Histogram:
 
     def cumulative(self) -> list[tuple[float | None, int]]:
         """For each bound, and then for no bound: how many do not exceed it."""
-        bounds = (*BOUNDS, None)
+        bounds = (*self.bounds, None)
         return list(zip(bounds, accumulate(self.counts[bound] for bound in bounds), strict=True))
 
 
@@ -104,6 +115,10 @@ class SessionFigures:
     """from a frame's arrival to its departure, lately"""
     latency: Histogram = field(default_factory=Histogram)
     """the same in seconds, since the beginning"""
+    first_frame: Histogram = field(default_factory=Histogram)
+    """seconds from the offer to the first frame that left: one value of one session"""
+    wire: Counter[str] = field(default_factory=Counter)
+    """what happened to packets on the connections that are over, by the names of ReceptionCounters"""
 
     def left(self, latency: float, now: float) -> None:
         """A frame left, `latency` seconds after it came."""
@@ -122,6 +137,21 @@ class SessionFigures:
                 mine.update(others)
             elif isinstance(mine, Histogram):
                 mine.absorb(others)
+
+    def summary(self, now: float) -> dict[str, object]:
+        """What the log tells of a session when it ends."""
+        recent = self.latency_ms.summary(now)
+        return {
+            "frames_in": self.frames_in,
+            "frames_out": self.frames_left,
+            "frames_dropped": sum(self.dropped.values()),
+            "frames_lost": self.frames_lost,
+            "chunks": sum(self.chunks.values()),
+            "chunks_passed": self.chunks["passthrough"],
+            "chunks_shed": self.shed,
+            "latency_p50_ms": recent["p50"] and round(recent["p50"]),
+            "latency_p95_ms": recent["p95"] and round(recent["p95"]),
+        }
 
     def as_dict(self, now: float) -> dict[str, object]:
         return {

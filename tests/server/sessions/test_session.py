@@ -51,7 +51,7 @@ class Host:
     def sized(self, session):
         pass
 
-    def end(self, session_id, reason):
+    def end(self, session_id, reason, code):
         self.ended.append(reason)
 
 
