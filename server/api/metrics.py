@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it: `GET /metrics` on the admin port.
+"""What the server counts, as Prometheus reads it: `GET /metrics` on the admin port, in OpenMetrics for who accepts it.
 
 Nothing is counted here. The figures of sessions that live and of those that ended are added up when they are asked
 for; no label names a session, a client or anything else of which there may be any number.
@@ -8,31 +8,48 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from importlib.metadata import version
 from typing import get_args
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from server.api.loop_lag import LoopLag
 from server.api.usage import usage_of
 from server.device.worker import WorkerState
 from server.scheduling.ladder import RUNGS
 from server.sessions.config import SessionState
 from server.sessions.sessions import Sessions
-from server.sessions.telemetry import Histogram, SessionFigures
+from server.sessions.telemetry import END_CODES, Histogram, SessionFigures
 
 
 class SessionsCollector(Collector):
     """Reads the figures of all sessions and their device."""
 
-    def __init__(self, sessions: Sessions):
+    def __init__(self, sessions: Sessions, lag: LoopLag):
         self._sessions = sessions
+        self._lag = lag
 
     def collect(self) -> Iterator[Metric]:
+        worker = self._sessions.worker
+        about = {
+            "version": version("avis-server"),
+            "model": self._sessions.settings.model,
+            "device": worker.device_name,
+        }
+        yield InfoMetricFamily("avis_build", "What runs here.", value=about)
         yield from self._of_sessions()
         yield from self._of_device()
         yield from of_figures(self._sessions.totals())
@@ -43,7 +60,11 @@ class SessionsCollector(Collector):
         states = Counter(session.state.value for session in sessions)
         known = {state.value: states[state.value] for state in SessionState if state is not SessionState.CLOSED}
         yield gauges("avis_sessions", "Sessions that are open.", "state", known)
+        yield gauge("avis_sessions_most", "Sessions that may be open at a time.", sessions.settings.max_sessions)
         yield counter("avis_sessions_opened", "Sessions that were opened.", sessions.opened_total)
+        closed: dict[str, float] = {code: sessions.closed[code] for code in END_CODES}
+        yield counters("avis_sessions_closed", "Sessions that ended, by why.", "code", closed)
+        yield histogram("avis_session_seconds", "Seconds that sessions lived which ended.", sessions.lives)
         yield gauge("avis_clients_waiting", "Refused clients that wait in line.", sessions.line.waiting(now))
         yield counters("avis_refusals", "Requests to open something that were refused.", "code", sessions.refusals)
 
@@ -57,6 +78,9 @@ class SessionsCollector(Collector):
         yield gauge("avis_device_slowness_ratio", "Times that it is slower than warm.", admission.slowness(now))
         yield gauge("avis_chunks_waiting", "Chunks that wait for the device.", sessions.scheduler.waiting())
         yield histograms("avis_chunk_seconds", "Seconds of each stage of a chunk.", "stage", sessions.stages)
+        text = "How far restored chunks are from what was measured: |y - A(x)| over |y|."
+        yield histogram("avis_chunk_residual_ratio", text, sessions.residuals)
+        yield counter("avis_chunk_deadline_misses", "Chunks that were restored too late.", sessions.late)
 
     def _of_processes(self) -> Iterator[Metric]:
         worker = self._sessions.worker
@@ -68,6 +92,10 @@ class SessionsCollector(Collector):
             ("avis_threads", "Threads.", "threads"),
         ):
             yield gauges(name, text, "process", {key: getattr(usage, attribute) for key, usage in usages.items()})
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        yield gauge("avis_open_fds_most", "File descriptors that the server may have open.", most)
+        lag = self._lag.longest(asyncio.get_running_loop().time())
+        yield gauge("avis_event_loop_lag_seconds", "Longest time lately that the event loop was held.", lag)
         yield gauge("avis_tasks", "Tasks of the server's event loop.", len(asyncio.all_tasks()))
         yield gauge("avis_frame_memory_bytes", "Memory shared with the device process.", worker.memory_bytes)
 
@@ -86,8 +114,25 @@ def of_figures(figures: SessionFigures) -> Iterator[Metric]:
     yield counters("avis_frames_dropped", "Frames that came and did not leave.", "reason", figures.dropped)
     yield counter("avis_reports_dropped", "Reports that a data channel did not take.", figures.reports_dropped)
     yield counter("avis_sessions_resumed", "Connections that took the place of a lost one.", figures.resumed)
+    yield from of_the_wire(figures.wire)
+    text = "Seconds from the offer to the first frame that left."
+    yield histogram("avis_first_frame_seconds", text, figures.first_frame)
     name, text = "avis_frame_latency_seconds", "Seconds from a frame's arrival to its departure."
     yield histograms(name, text, "path", {"video": figures.latency})
+
+
+def of_the_wire(wire: Mapping[str, int]) -> Iterator[Metric]:
+    """What happened to the packets of incoming video."""
+    for name, text, key in (
+        ("avis_packets", "Packets of video that came.", "packets"),
+        ("avis_packets_lost", "Holes between packets that were given up.", "given_up"),
+        ("avis_packets_recovered", "Packets that came since they were asked for again.", "recovered"),
+        ("avis_packets_late", "Packets that came twice or too late.", "late"),
+        ("avis_packets_resent", "Packets of restored video that were sent again.", "retransmitted"),
+        ("avis_key_frame_requests", "Key frames that clients were asked for.", "key_frame_requests"),
+        ("avis_frames_refused", "Encoded frames that were not decoded: too large, or damaged.", "frames_refused"),
+    ):
+        yield counter(name, text, wire.get(key, 0))
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
@@ -112,17 +157,34 @@ def counters(name: str, text: str, label: str, values: Mapping[str, float]) -> M
     return family
 
 
+def histogram(name: str, text: str, values: Histogram) -> Metric:
+    return HistogramMetricFamily(name, text, buckets=buckets(values), sum_value=values.sum)
+
+
 def histograms(name: str, text: str, label: str, values: Mapping[str, Histogram]) -> Metric:
     family = HistogramMetricFamily(name, text, labels=[label])
-    for key, histogram in values.items():
-        buckets = [("+Inf" if bound is None else str(bound), count) for bound, count in histogram.cumulative()]
-        family.add_metric([key], buckets, histogram.sum)
+    for key, one in values.items():
+        family.add_metric([key], buckets(one), one.sum)
     return family
+
+
+def buckets(values: Histogram) -> list[tuple[str, float]]:
+    return [("+Inf" if bound is None else str(bound), count) for bound, count in values.cumulative()]
 
 
 def admin_app(sessions: Sessions) -> web.Application:
     """What the admin port of a server serves: for operators, not for clients."""
-    return metrics_app(SessionsCollector(sessions))
+    lag = LoopLag()
+
+    async def watch_the_loop(app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.get_running_loop().create_task(lag.run())
+        yield
+        task.cancel()
+        await asyncio.wait([task])
+
+    app = metrics_app(SessionsCollector(sessions, lag))
+    app.cleanup_ctx.append(watch_the_loop)
+    return app
 
 
 def metrics_app(collector: Collector) -> web.Application:
@@ -131,7 +193,8 @@ def metrics_app(collector: Collector) -> web.Application:
     registry.register(collector)
 
     async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_PLAIN_1_0_0})
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics)])

@@ -1,11 +1,17 @@
 """What Prometheus reads: the format, what is counted, and that no label grows with the number of sessions."""
 
 import asyncio
+import json
+import re
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from aiohttp.test_utils import TestClient, TestServer
 from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.chunks import Chunk
@@ -15,7 +21,10 @@ from server.api.keys import SESSIONS
 from server.api.metrics import admin_app
 from server.device.messages import Stepped
 from server.device.worker import Restoration, Work
+from server.media.tracks import Outgoing
 from server.scheduling.scheduler import Job
+from server.sessions.session import ReportedChunk
+from server.sessions.telemetry import END_CODES
 from server.settings import read_settings
 from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice
@@ -140,3 +149,108 @@ async def test_the_clients_port_has_no_metrics_and_the_admin_port_is_off_unless_
         assert address is None
     async with administered(read_settings(admin_port=0), app) as address:
         assert address.startswith("http://127.0.0.1:")
+
+
+# --- what Prometheus and Grafana are told to look at ---------------------------------------------
+
+ROOT = Path(__file__).parents[3]
+SUFFIXES = {"counter": ["_total"], "info": ["_info"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+OF_PROMETHEUS = {"up": {"job", "instance"}}
+"""series that Prometheus itself adds"""
+
+
+async def openmetrics(http):
+    """The families, as the strict parser of OpenMetrics reads them."""
+    reply = await http.admin.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert reply.content_type == "application/openmetrics-text"
+    return list(parse_openmetrics(await reply.text()))
+
+
+async def exported(http):
+    """Each series that the server exports, with its labels."""
+    session_id = (await (await http.post("/sessions", json=await offer())).json())["id"]
+    session = http.sessions.get(session_id)
+    http.sessions.on_restored(*restored(session))
+    session.figures.dropped["late"] += 1
+    assert (await http.post("/sessions", json={})).status == 422
+    series = {}
+    for family in await openmetrics(http):
+        assert family.samples, f"{family.name} has no sample"
+        labels = {label for sample in family.samples for label in sample.labels}
+        series |= {family.name + suffix: labels for suffix in SUFFIXES[family.type]}
+    return series
+
+
+def asked_for(expression):
+    """Each series that a PromQL expression names, with the labels that select it."""
+    selectors = re.findall(r"([a-zA-Z_:][a-zA-Z0-9_:]*)\s*\{([^}]*)\}|(avis_\w+)", expression)
+    return [(name or bare, set(re.findall(r"(\w+)\s*(?:=~|!=|!~|=)", labels))) for name, labels, bare in selectors]
+
+
+def alerts():
+    rules = yaml.safe_load((ROOT / "docker/prometheus/alerts.yml").read_text())
+    return [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+
+
+def panels():
+    dashboard = json.loads((ROOT / "docker/grafana/dashboards/avis.json").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+async def test_the_server_speaks_openmetrics(http):
+    families = await openmetrics(http)
+    assert {"avis_build", "avis_chunks", "avis_event_loop_lag_seconds"} <= {family.name for family in families}
+
+
+@pytest.mark.parametrize("expressions", [alerts(), panels()], ids=["alerts", "dashboard"])
+async def test_every_expression_asks_for_what_the_server_exports(http, expressions):
+    series = await exported(http) | OF_PROMETHEUS
+    assert len(expressions) >= 10
+    for expression in expressions:
+        assert asked_for(expression), f"{expression} asks for nothing"
+        for name, labels in asked_for(expression):
+            assert name in series, f"{name} of {expression!r} is not exported"
+            assert labels <= series[name] | {"instance", "job"}, f"{name} has no labels {labels - series[name]}"
+
+
+def test_an_expression_that_asks_for_something_else_is_seen():
+    assert asked_for('rate(avis_chunkz_total{rungs="full"}[5m]) / avis_x') == [
+        ("avis_chunkz_total", {"rungs"}),
+        ("avis_x", set()),
+    ]
+
+
+async def test_why_sessions_ended_how_well_chunks_were_done_and_whether_in_time(http):
+    ids = [(await (await http.post("/sessions", json=await offer())).json())["id"] for _ in range(2)]
+    session = http.sessions.get(ids[0])
+    http.sessions.on_restored(*restored(session, total=0.2))  # from 1.05 on; its deadline is 2.0
+    http.sessions.on_restored(*restored(session, "x_init", total=1.5))
+    session._on_left(Outgoing(None, session._now() - 0.5, ReportedChunk({"ms": {}}, 0.0)), session._now())
+    await http.delete(f"/sessions/{ids[0]}")
+    http.sessions.end(ids[1], "no video for 10 s", "timeout")
+    samples = await read(http)
+    closed = {code: samples["avis_sessions_closed_total", (code,)] for code in END_CODES}
+    assert closed == {**dict.fromkeys(END_CODES, 0), "client": 1, "timeout": 1}
+    assert samples["avis_session_seconds_count", ()] == 2
+    assert samples["avis_chunk_deadline_misses_total", ()] == 1
+    assert samples["avis_chunk_residual_ratio_bucket", ("0.05",)] == 0
+    assert samples["avis_chunk_residual_ratio_bucket", ("0.1",)] == 2
+    assert samples["avis_first_frame_seconds_count", ()] == 1
+
+
+async def test_a_loop_that_is_held_is_seen(http):
+    await asyncio.sleep(0.01)  # the watcher sleeps
+    time.sleep(0.6)  # noqa: ASYNC251  this is the fault
+    await asyncio.sleep(0.05)
+    assert 0.2 < (await read(http))["avis_event_loop_lag_seconds", ()] < 5
+
+
+async def test_what_happened_to_packets_outlives_the_connection(http):
+    session_id = (await (await http.post("/sessions", json=await offer())).json())["id"]
+    session = http.sessions.get(session_id)
+    session.figures.wire.update({"packets": 7, "given_up": 2})  # of a connection that another one replaced
+    before = await read(http)
+    await http.delete(f"/sessions/{session_id}")
+    after = await read(http)
+    assert before["avis_packets_total", ()] == after["avis_packets_total", ()] == 7
+    assert after["avis_packets_lost_total", ()] == 2
