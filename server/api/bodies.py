@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from core.config import Config
 from core.contract import SolverConfig
 from core.errors import explain
+from server.sessions import negotiation
 from server.sessions.refusals import Refusal
 from server.sessions.sessions import Sessions
 from server.webrtc.sdp_lines import SdpLimits
@@ -64,4 +65,4 @@ def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
 
 
 def sdp_limits(sessions: Sessions) -> SdpLimits:
-    return SdpLimits(allow_loopback=sessions.settings.host in ("127.0.0.1", "::1", "localhost"))
+    return negotiation.sdp_limits(sessions.settings)

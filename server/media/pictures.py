@@ -45,8 +45,9 @@ def cut(picture: VideoFrame, aspect: float) -> VideoFrame:
     height = min(picture.height, max(1, round(picture.width * aspect)))
     width = min(picture.width, max(1, round(picture.height / aspect)))
     top, left = (picture.height - height) // 2, (picture.width - width) // 2
-    pixels = picture.to_ndarray(format="rgb24")[top : top + height, left : left + width]
-    return VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    pixels: Pixels = picture.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    kept = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    return VideoFrame.from_ndarray(kept, format="rgb24")
 
 
 class PictureWriter:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from ipaddress import ip_address
 
+from aioice import ice
 from aiortc import MediaStreamTrack
 
 from server.sessions.refusals import Refusal
@@ -15,6 +17,7 @@ from server.webrtc.config import NoMediaPort, RtcConfig
 from server.webrtc.ice_servers import login
 from server.webrtc.offer import Offer
 from server.webrtc.peer import PeerConnection
+from server.webrtc.sdp_lines import SdpLimits
 
 
 async def negotiate(
@@ -32,7 +35,23 @@ async def negotiate(
         raise Refusal(503, "no_port", str(error), retry_after=5) from error
 
 
+def sdp_limits(settings: Settings) -> SdpLimits:
+    """What an offer may ask of this server: which of the addresses that it names are sent connectivity checks."""
+    local = settings.host in ("127.0.0.1", "::1", "localhost")
+    private = settings.private_peers
+    return SdpLimits(allow_loopback=local, allow_private=not is_public(settings) if private is None else private)
+
+
+def is_public(settings: Settings) -> bool:
+    """Whether media is reached under a public address: then private ones are of the server's own network."""
+    addresses = settings.bind or tuple(ice.get_host_addresses(use_ipv4=True, use_ipv6=False))
+    return settings.public_ip is not None or any(
+        found.version == 4 and found.is_global for found in map(ip_address, addresses)
+    )
+
+
 def rtc_config(settings: Settings, fps: float) -> RtcConfig:
+    """How a session's peer connection is made. A check that arrives from loopback was sent by this machine."""
     username, credential = login(settings, time.time())
     return RtcConfig(
         bind=settings.bind,
@@ -41,6 +60,7 @@ def rtc_config(settings: Settings, fps: float) -> RtcConfig:
         ice_username=username,
         ice_credential=credential,
         ice_relay=settings.ice_relay,
+        limits=sdp_limits(settings).model_copy(update={"allow_loopback": True}),
         fps=fps,
         max_pixels=settings.max_input_pixels,
     )

@@ -60,9 +60,9 @@ def parse_candidate(value: str, limits: SdpLimits) -> Candidate | None:
 
 
 def probeable(text: str, limits: SdpLimits) -> str | None:
-    """The unicast address in `text` in its plain form, or None: a host name or a place we must not probe.
+    """The unicast address in `text` in its plain form; None for a host name and for what must not be probed.
 
-    An IPv4 address inside an IPv6 one is judged as what it is.
+    An IPv4 address inside an IPv6 one is judged as IPv4.
     """
     try:
         address = ipaddress.ip_address(text)
@@ -79,7 +79,7 @@ def probeable(text: str, limits: SdpLimits) -> str | None:
         return str(address) if limits.allow_loopback else None
     if address.is_reserved or str(address) == "255.255.255.255":
         return None
-    return str(address) if limits.allow_private or not address.is_private else None
+    return str(address) if limits.allow_private or address.is_global else None
 
 
 def parse_fragment(text: str, limits: SdpLimits | None = None) -> Fragment:

@@ -39,7 +39,7 @@ class SdpLimits(Config):
     allow_loopback: bool = False
     """probe loopback addresses: right for a server that serves its own machine only"""
     allow_private: bool = True
-    """probe private addresses (RFC 1918, unique local): right for a server in a local network"""
+    """probe addresses that are not global (RFC 1918, RFC 6598, unique local): right for a server in a local network"""
 
 
 def split_lines(text: str, limits: SdpLimits) -> list[str]:

@@ -437,6 +437,7 @@ def test_private_and_loopback_addresses_are_a_matter_of_policy():
     assert probeable("10.0.0.7", SdpLimits(allow_private=False)) is None
     assert probeable("fd00::7", SdpLimits(allow_private=False)) is None
     assert probeable("::ffff:10.0.0.7", SdpLimits(allow_private=False)) is None
+    assert probeable("100.64.0.1", SdpLimits(allow_private=False)) is None, "shared by the customers of a provider"
     assert probeable("127.0.0.1", SdpLimits(allow_loopback=True)) == "127.0.0.1"
     assert probeable("8.8.8.8", SdpLimits(allow_private=False)) == "8.8.8.8"
 
