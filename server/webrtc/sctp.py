@@ -26,6 +26,10 @@ MAX_STREAMS = 4
 """streams, hence data channels, that a peer may open"""
 MAX_GAP = 4096
 """TSNs that the gap blocks of one acknowledgement may cover"""
+HEADER = 12
+"""bytes of the header of a packet"""
+PARAMETERS_AT = {1: 20, 2: 20, 4: 4, 5: 4, 6: 4, 9: 4, 130: 4}
+"""where the parameters of a chunk begin, by its type: INIT, INIT ACK, HEARTBEAT (ACK), ABORT, ERROR and RE-CONFIG"""
 PACKETS, PACKET_BURST = 100.0, 200.0
 """packets per second on average, and at once"""
 
@@ -60,7 +64,8 @@ class SctpGuard:
             self.dropped += 1
 
     async def _handle(self, data: bytes) -> None:
-        """Raises what aiortc raises on a malformed packet."""
+        """Raises ValueError, or what aiortc raises, on a malformed packet."""
+        check_parameters(data)
         if self.admits(parse_packet(data)[3]):
             await self.transport._handle_data(data)
         else:
@@ -94,6 +99,25 @@ class SctpGuard:
             return 0
         ahead = (tsn - last) % (1 << 32)
         return ahead if ahead < 1 << 31 else ahead - (1 << 32)
+
+
+def check_parameters(data: bytes) -> None:
+    """Raises ValueError for a parameter shorter than its header (RFC 9260, 3.2.1): aiortc reads one of 0 for ever."""
+    at = HEADER
+    while at + 4 <= len(data):
+        kind, length = data[at], int.from_bytes(data[at + 2 : at + 4])
+        if kind in PARAMETERS_AT:
+            check_lengths(data[at + PARAMETERS_AT[kind] : at + length])
+        at += max(4, length + -length % 4)
+
+
+def check_lengths(parameters: bytes) -> None:
+    at = 0
+    while at + 4 <= len(parameters):
+        length = int.from_bytes(parameters[at + 2 : at + 4])
+        if length < 4:
+            raise ValueError(f"an SCTP parameter has {length} bytes, fewer than its header")
+        at += length + -length % 4
 
 
 def named_streams(chunk: Chunk) -> set[int]:

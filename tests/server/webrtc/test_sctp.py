@@ -13,6 +13,7 @@ from aiortc.rtcsctptransport import (
     SackChunk,
     serialize_packet,
 )
+from google_crc32c import value as crc32c
 
 from server.webrtc.sctp import MAX_CHUNKS, MAX_STREAMS, PACKET_BURST, WINDOW, SctpGuard
 
@@ -101,6 +102,18 @@ async def test_an_acknowledgement_that_covers_everything_takes_no_time():
     started = time.thread_time()
     await peer.send(sack)
     assert time.thread_time() - started < 0.02 and peer.guard.dropped == 1
+
+
+@pytest.mark.parametrize("kind, before", [(1, 16), (2, 16), (4, 0), (5, 0), (6, 0), (9, 0), (130, 0)])
+async def test_a_parameter_without_a_length_ends_nothing(kind, before):
+    """aiortc read it again and again: one packet of 20 bytes stopped the server for ever."""
+    peer = Peer()
+    body = bytes(before) + b"\0\x0d\0\0"
+    packet = bytearray(b"\x13\x88" * 2 + peer.sctp._local_verification_tag.to_bytes(4) + bytes(4))
+    packet += bytes([kind, 0]) + (4 + len(body)).to_bytes(2) + body
+    packet[8:12] = crc32c(bytes(packet)).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="fewer than its header"):
+        await peer.guard._handle_data(bytes(packet))
 
 
 async def test_packets_beyond_the_rate_are_dropped():
