@@ -18,7 +18,7 @@ from core.json_report import check_file, check_json, write_json
 from core.models.load import Model
 from core.operators.table import PAPER_OPERATORS, Operator
 from core.solver import Solver
-from server.commands import evaluate_loss, options
+from server.commands import evaluate_loss, evaluate_preset, options
 from server.commands.evaluate_clip import Bench, ClipRun, Task, add_metric_arguments, load_bench, progress
 from server.commands.evaluate_tables import gain_table, mean_table
 from server.files.inputs import read_clip
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     add_metric_arguments(parser)
+    evaluate_preset.add_arguments(parser)
     evaluate_loss.add_arguments(parser)
     options.add_model_arguments(parser)
     options.add_json_argument(parser)
@@ -95,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     check(args)
     for clip in args.clips:
         read_clip(clip, args.size, 1)  # a bad one is refused before the work begins
+    if args.preset:
+        return evaluate_preset.run(args)
     model = options.load_model(args)
     config = options.solver_config(args)
     if args.loss:
@@ -119,6 +122,8 @@ def check(args: argparse.Namespace) -> None:
     """Raises UsageError for arguments that do not go together or could not be carried out."""
     if args.loss:
         evaluate_loss.check(args)
+    if args.preset:
+        evaluate_preset.check(args)
     if args.sheet:
         check_file(args.sheet, "--sheet")
         if args.sheet.suffix.lower() != ".png":

