@@ -67,7 +67,21 @@ def restate(lines: list[str], offer: Offer) -> list[str]:
         match = re.match(r"a=fmtp:(\d+) ", line)
         parameters = restated.get(int(match[1])) if match else None
         found.append(f"a=fmtp:{match[1]} {parameters}" if match and parameters else line)
-    return insert_rejected(found, offer)
+    wires = {stand_in: offered for offered, stand_in in offer.stand_ins.items()}
+    return insert_rejected([offered_types(line, wires) for line in found] if wires else found, offer)
+
+
+def offered_types(line: str, wires: dict[int, int]) -> str:
+    """A line with the payload types of the offer, which `wires` maps ours to."""
+
+    def swap(text: str) -> str:
+        return str(wires.get(int(text), text)) if text.isdecimal() else text
+
+    if line.startswith("m=video "):
+        kind, port, profile, *types = line.split(" ")
+        return " ".join([kind, port, profile, *map(swap, types)])
+    line = re.sub(r"^(a=(?:rtpmap|fmtp|rtcp-fb):)(\d+)", lambda match: match[1] + swap(match[2]), line)
+    return re.sub(r"^(a=fmtp:\d+ apt=)(\d+)", lambda match: match[1] + swap(match[2]), line)
 
 
 def insert_rejected(lines: list[str], offer: Offer) -> list[str]:

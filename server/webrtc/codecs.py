@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.webrtc.sdp_lines import attributes, unusable
 
@@ -24,6 +24,8 @@ class Codec:
     clock: int
     channels: int | None = None
     parameters: str = ""
+    wire: int | None = None
+    """the offered payload type, where `payload_type` only stands for it: aiortc keeps no dynamic number below 96"""
     restated: str | None = None
     """the a=fmtp parameters that the answer repeats from the offer, where `parameters` only stand for them"""
 
@@ -79,8 +81,8 @@ def video_codecs(
     parameters: dict[int, dict[str, str]],
     sends_only: bool,
 ) -> list[Codec]:
-    """`described` maps a payload type to its rtpmap; a number below 96 would be answered with another one."""
-    usable = [pt for pt in payload_types if pt >= 96 and pt in described and described[pt][3] == "90000"]
+    """`described` maps a payload type to its rtpmap."""
+    usable = [pt for pt in payload_types if is_dynamic(pt) and pt in described and described[pt][3] == "90000"]
     by_name = {pt: described[pt][2].lower() for pt in usable}
     vp8 = [Codec(pt, "VP8", 90000) for pt in usable if by_name[pt] == "vp8"][:1]
     h264 = h264_codecs({pt: parameters.get(pt, {}) for pt in usable if by_name[pt] == "h264"}, sends_only)
@@ -91,6 +93,24 @@ def video_codecs(
         rtx = [pt for pt in usable if by_name[pt] == "rtx" and parameters.get(pt, {}).get("apt") == apt]
         found += [Codec(pt, "rtx", 90000, None, f"apt={apt}") for pt in rtx[:1]]
     return found
+
+
+def is_dynamic(pt: int) -> bool:
+    """Whether a payload type may be any codec. Browsers use 35 to 63 when 96 to 127 are all taken (RFC 3551, 3)."""
+    return pt >= 96 or 35 <= pt <= 63
+
+
+def with_stand_ins(codecs: tuple[Codec, ...], stand_ins: dict[int, int]) -> tuple[Codec, ...]:
+    """`codecs` with other payload types, those that `stand_ins` maps the offered ones to."""
+    found = []
+    for codec in codecs:
+        name, _, apt = codec.parameters.partition("=")
+        if name == "apt" and int(apt) in stand_ins:
+            codec = replace(codec, parameters=f"apt={stand_ins[int(apt)]}")
+        if codec.payload_type in stand_ins:
+            codec = replace(codec, payload_type=stand_ins[codec.payload_type], wire=codec.payload_type)
+        found.append(codec)
+    return tuple(found)
 
 
 def h264_codecs(offered: dict[int, dict[str, str]], sends_only: bool) -> list[Codec]:
@@ -114,7 +134,7 @@ def h264_codec(pt: int, mode: str, profile: str) -> Codec:
     plain = baseline and not int(profile[2:4], 16) & 0x40
     stand_in = f"{asymmetric};packetization-mode=1;profile-level-id={'42001f' if plain else '42e01f'}"
     restated = f"{asymmetric};packetization-mode={mode};profile-level-id={profile}"
-    return Codec(pt, "H264", 90000, None, stand_in, None if baseline and mode == "1" else restated)
+    return Codec(pt, "H264", 90000, None, stand_in, restated=None if baseline and mode == "1" else restated)
 
 
 def h264_profile(parameters: dict[str, str]) -> str | None:

@@ -36,19 +36,25 @@ class GuardedDtls(RTCDtlsTransport):
     """the pacers, by SSRC: each gives the seconds that a packet waits, from its sequence number and size"""
 
     @classmethod
-    def adopt(cls, transport: RTCDtlsTransport, config: RtcConfig) -> GuardedDtls:
-        """Turns a transport that has not started yet into one of ours."""
+    def adopt(cls, transport: RTCDtlsTransport, config: RtcConfig, stand_ins: dict[int, int]) -> GuardedDtls:
+        """Turns a transport that has not started yet into one of ours.
+
+        `stand_ins` maps payload types of the peer to those that its receivers and senders use.
+        """
         transport.__class__ = cls
         assert isinstance(transport, cls)
         transport.malformed = transport.flooded = 0
         transport.guard, transport.paced = None, {}
         transport._clock = asyncio.get_running_loop().time
-        transport._rtp_router = Router()  # type: ignore[assignment]
+        transport._rtp_router = Router(stand_ins)  # type: ignore[assignment]
+        transport._wires = {stand_in: wire for wire, stand_in in stand_ins.items()}
         transport._rtp_bucket = TokenBucket(config.max_packets, config.max_packets)
         transport._rtcp_bucket = TokenBucket(RTCP_RATE, RTCP_RATE)
         return transport
 
     _clock: Callable[[], float]
+    _wires: dict[int, int]
+    """payload types of the peer, by those that our senders use"""
     _rtp_bucket: TokenBucket
     _rtcp_bucket: TokenBucket
 
@@ -61,6 +67,9 @@ class GuardedDtls(RTCDtlsTransport):
         pace = None if is_rtcp(data) else self.paced.get(int.from_bytes(data[8:12]))
         if pace is not None and (pause := pace(int.from_bytes(data[2:4]), len(data))) > LEAST_PAUSE:
             await asyncio.sleep(pause)
+        if self._wires and not is_rtcp(data):
+            wire = self._wires.get(data[1] & 0x7F, data[1] & 0x7F)
+            data = data[:1] + bytes([data[1] & 0x80 | wire]) + data[2:]
         await super()._send_rtp(data)
 
     async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from server.webrtc.candidates import Candidate, collect_candidates
-from server.webrtc.codecs import Codec, parse_codecs
+from server.webrtc.codecs import Codec, parse_codecs, with_stand_ins
 from server.webrtc.layers import Layer
 from server.webrtc.sdp_lines import SdpLimits, attribute, attributes, is_port, malformed, shorten, split_lines, unusable
 
@@ -93,6 +93,12 @@ class Offer:
     rejected: tuple[Rejected, ...] = ()
     text: str = field(default="", repr=False)
 
+    @property
+    def stand_ins(self) -> dict[int, int]:
+        """The payload types that the WebRTC stack uses in place of offered ones below 96, by the offered ones."""
+        codecs = (codec for section in self.sections for codec in section.codecs)
+        return {codec.wire: codec.payload_type for codec in codecs if codec.wire is not None}
+
     def section(self, kind: str) -> Section | None:
         return next((section for section in self.sections if section.kind == kind), None)
 
@@ -112,6 +118,7 @@ def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "
     blocks, rejected = set_aside(every_block, limits)
     sections = tuple(choose_sound(parse_section(block, alone=len(blocks) == 1), sound) for block in blocks)
     check_sections(sections, purpose)
+    sections = use_stand_ins(sections)
     primary = check_bundle(session, blocks, sections, rejected)
     ufrag, password = ice_credentials(session, primary)
     candidates, ignored = collect_candidates(blocks, limits)
@@ -253,6 +260,30 @@ def parse_layers(lines: list[str]) -> tuple[Layer, ...]:
     repairs = {int(numbers[-1]) for semantics, numbers in pairs if semantics != "SIM" and len(numbers) > 1}
     media = [ssrc for ssrc in dict.fromkeys([*simulcast, *rtx, *named]) if ssrc not in repairs]
     return tuple(Layer(ssrc, rtx.get(ssrc)) for ssrc in media[:MOST_LAYERS])
+
+
+def use_stand_ins(sections: tuple[Section, ...]) -> tuple[Section, ...]:
+    """The sections with free payload types from 96 in place of the video's below it, which aiortc cannot keep."""
+    taken = {codec.payload_type for section in sections for codec in section.codecs}
+    video = [codec.payload_type for section in sections if section.kind == "video" for codec in section.codecs]
+    free = (pt for pt in range(127, 95, -1) if pt not in taken)
+    stand_ins = {pt: next(free) for pt in video if pt < 96}
+    return tuple(
+        replace(
+            section,
+            codecs=with_stand_ins(section.codecs, stand_ins),
+            feedback=tuple(stand_in_feedback(value, stand_ins) for value in section.feedback),
+        )
+        if section.kind == "video"
+        else section
+        for section in sections
+    )
+
+
+def stand_in_feedback(value: str, stand_ins: dict[int, int]) -> str:
+    """`PT TYPE` with the payload type that stands in for PT."""
+    pt, _, kind = value.partition(" ")
+    return f"{stand_ins.get(int(pt), pt)} {kind}"
 
 
 def is_ssrc(text: str) -> bool:

@@ -52,6 +52,7 @@ class PeerConnection(RTCPeerConnection):
         self._trickled = 0
         self._layers: dict[str, tuple[Layer, ...]] = {}
         """the layers that the offer names, by kind of media"""
+        self._stand_ins: dict[int, int] = {}
         self._dtls: list[GuardedDtls] = []
         server = RTCIceServer(list(self.config.ice_urls), self.config.ice_username, self.config.ice_credential)
         servers = [server] if self.config.ice_urls else []
@@ -70,6 +71,7 @@ class PeerConnection(RTCPeerConnection):
         Raises OfferRefused when the stack cannot use the offer, NoMediaPort when there is no socket for it.
         """
         self._layers = {section.kind: section.layers for section in offer.sections}
+        self._stand_ins = offer.stand_ins
         try:
             await self.setRemoteDescription(RTCSessionDescription(offer.text, "offer"))
             for track in tracks:
@@ -204,6 +206,6 @@ class PeerConnection(RTCPeerConnection):
     def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
         parent: Any = super()
         transport: RTCDtlsTransport = parent._RTCPeerConnection__createDtlsTransport()
-        self._dtls.append(GuardedDtls.adopt(transport, self.config))
+        self._dtls.append(GuardedDtls.adopt(transport, self.config, self._stand_ins))
         BoundConnection.adopt(transport.transport._connection, self.config)
         return transport

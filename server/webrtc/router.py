@@ -13,7 +13,9 @@ from aiortc.rtcdtlstransport import RtpReceiver, RtpSender
 class Router:
     """Stands in for aiortc's `RtpRouter`, with the same methods."""
 
-    def __init__(self) -> None:
+    def __init__(self, stand_ins: dict[int, int] | None = None) -> None:
+        """`stand_ins` maps payload types of the peer to those that its receivers use."""
+        self._stand_ins = stand_ins or {}
         self.receivers: set[RtpReceiver] = set()
         self._senders: dict[int, RtpSender] = {}
         self._by_payload_type: dict[int, RtpReceiver] = {}
@@ -35,6 +37,7 @@ class Router:
         self._senders = {ssrc: other for ssrc, other in self._senders.items() if other is not sender}
 
     def route_rtp(self, packet: rtp.RtpPacket) -> RtpReceiver | None:
+        packet.payload_type = self._stand_ins.get(packet.payload_type, packet.payload_type)
         return self._by_payload_type.get(packet.payload_type)
 
     def route_rtcp(self, packet: rtp.AnyRtcpPacket) -> set[RtpReceiver | RtpSender]:

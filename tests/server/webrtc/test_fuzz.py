@@ -179,7 +179,7 @@ async def receive(packets, rtcp=()):
     """A receiver that got these packets through its transport, which is not connected."""
     config = RtcConfig()
     transport = RTCDtlsTransport(RTCIceTransport(RTCIceGatherer(iceServers=[])), [CERTIFICATE])
-    dtls = GuardedDtls.adopt(transport, config)
+    dtls = GuardedDtls.adopt(transport, config, {})
     receiver = VideoReceiver(dtls, config)
     await receiver.receive(video_parameters())
     try:

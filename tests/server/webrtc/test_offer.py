@@ -504,6 +504,20 @@ def test_baseline_is_preferred_to_high():
     assert [codec.payload_type for codec in parse_offer(BROWSER_OFFER).video.codecs if codec.name == "H264"] == [102]
 
 
+def test_payload_types_below_96_are_answered_as_they_were_offered():
+    """Browsers take 35 to 63 when the others are used up; such an offer had "no common codec"."""
+    text = PUBLISHED
+    for old, new in ((96, 35), (97, 36), (102, 39), (103, 40)):
+        text = re.sub(rf"(?<![\w.])({old})(?![\w.])(?=[ /\r])", str(new), text).replace(f"apt={old}\r", f"apt={new}\r")
+    offer = parse_offer(text, purpose="publish")
+    assert sorted(offer.stand_ins) == [35, 36, 39, 40] and min(offer.stand_ins.values()) >= 96
+    lines = asyncio.run(answer(offer)).splitlines()
+    assert [line.split(" ")[3:] for line in lines if line.startswith("m=video")] == [["35", "36", "39", "40"]]
+    for wanted in ("a=rtpmap:35 VP8/90000", "a=rtpmap:39 H264/90000", "a=fmtp:36 apt=35", "a=rtcp-fb:35 nack pli"):
+        assert wanted in lines
+    assert not [line for line in lines if re.search(r"[: ]1[12]\d[ /]", line) and "candidate" not in line]
+
+
 @pytest.mark.parametrize("profile", ["6e001f", "7a001f", "f4001f", "640c63", "nonsense"])
 def test_h264_that_cannot_be_decoded_is_refused(profile):
     offer = only_h264(f"a=fmtp:102 packetization-mode=1;profile-level-id={profile}")

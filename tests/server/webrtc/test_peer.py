@@ -5,6 +5,7 @@ import gc
 import itertools
 import os
 import random
+import re
 import resource
 import socket
 import threading
@@ -139,6 +140,7 @@ class Call:
         self.client = client or PeerConnection(LOCAL)
         self.server = PeerConnection(config)
         self.seen, self.tasks = [], []
+        self.edit = self.back = lambda text: text
 
     async def __aenter__(self):
         @self.server.on("track")
@@ -147,9 +149,9 @@ class Call:
 
         self.client.addTrack(self.camera)
         await self.client.setLocalDescription(await self.client.createOffer())
-        self.offer = parse_offer(self.client.localDescription.sdp, LOOPBACK)
+        self.offer = parse_offer(self.edit(self.client.localDescription.sdp), LOOPBACK)
         self.answer = await self.server.answer(self.offer, AnswerOptions())
-        await self.client.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+        await self.client.setRemoteDescription(RTCSessionDescription(self.back(self.answer), "answer"))
         await until(lambda: self.server.connectionState == self.client.connectionState == "connected")
         return self
 
@@ -265,6 +267,38 @@ def test_an_unpatched_client_is_served_too():
     async def run():
         async with Call(client=RTCPeerConnection(RTCConfiguration(iceServers=[]))) as call:
             await until(lambda: len(call.seen) > 5)
+
+    asyncio.run(run())
+
+
+def test_video_comes_and_goes_under_payload_types_below_96():
+    """The stack cannot keep them, so others stand in for them, and no packet on the network shows it."""
+
+    async def run():
+        call = Call(client=RTCPeerConnection(RTCConfiguration(iceServers=[])))
+        low = {97: 35, 98: 36}
+
+        def renumbered(text, numbers):
+            for old, new in numbers.items():
+                text = re.sub(rf"(a=(?:rtpmap|fmtp|rtcp-fb):|apt=|m=video .*? ){old}\b", rf"\g<1>{new}", text)
+                text = re.sub(rf"(m=video[^\r]* ){old}\b", rf"\g<1>{new}", text)
+            return text
+
+        call.edit, call.back = lambda text: renumbered(text, low), lambda text: renumbered(text, {35: 97, 36: 98})
+        sent = []
+        async with call:
+            transport = call.client.getSenders()[0].transport
+            send = transport._send_rtp
+
+            async def as_35(data):
+                kind = data[1] & 0x7F
+                sent.append(kind)
+                low_kind = data[:1] + bytes([data[1] & 0x80 | low.get(kind, kind)]) + data[2:]
+                await send(data if 192 <= data[1] <= 208 else low_kind)
+
+            transport._send_rtp = as_35
+            await until(lambda: len(call.seen) > 5)
+        assert 97 in sent and set(call.offer.stand_ins) == {35, 36}
 
     asyncio.run(run())
 
