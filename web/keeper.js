@@ -5,6 +5,7 @@ import { Session, SessionEnd } from "./session.js";
 
 const LONGEST_WAIT = 15;
 const PROVEN = 20; // seconds a session has to live for its end to count as the first
+const MOVE_AGAIN = 3; // seconds after which a session that could not leave a draining server tries again
 const SOONER = 2; // a session that the server still keeps is dialled again after a quarter of the wait: 2 ** -SOONER
 
 /** Seconds before the `attempt`-th try in a row (0, 1, 2, …): 1, 2, 4, … with up to a quarter of it added by `luck` in [0, 1). */
@@ -64,11 +65,11 @@ export class Keeper {
   /** One connection from start to end; answers why it ended. */
   async #once(request, signal) {
     const { onReport, onStream } = this.events;
-    const session = (this.session = new Session({ onReport, onStream }));
+    let session = (this.session = new Session({ onReport, onStream }));
     let problem;
     try {
       await (this.lost ? this.#resume(session, request(), signal) : this.#open(session, request, signal));
-      problem = await session.ended;
+      while (!(problem = await Promise.race([session.ended, session.draining]))) session = await this.#move(session, request(), signal);
     } catch (error) {
       if (!isExpected(error, signal)) throw error;
       problem = error;
@@ -114,6 +115,30 @@ export class Keeper {
     }
     this.#lose(null); // only now: a connection that closes ends its session, unless another has taken its place
     events.onState("connected", { resumed: true });
+  }
+
+  /**
+   * The server drains: dials anew while `session` still runs, and leaves it when the new picture is there, so that none
+   * stands still. Answers the session that goes on: the old one where there is no place yet.
+   */
+  async #move(session, request, signal) {
+    const { onReport, onStream } = this.events;
+    let stream;
+    const next = new Session({ onReport: (report) => next === this.session && onReport(report), onStream: (came) => (stream = came) });
+    try {
+      await next.open(this.source.stream, { ...request, resume: session.id }, signal);
+      await next.pictured();
+    } catch (error) {
+      next.close();
+      if (!isExpected(error, signal)) throw error;
+      session.keep(error.retryAfter ?? MOVE_AGAIN);
+      return session;
+    }
+    this.session = next;
+    if (stream) onStream(stream);
+    if (next.id === session.id) session.abandon();
+    else session.close();
+    return next;
   }
 
   async #wait(problem, attempt, signal) {

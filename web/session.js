@@ -24,6 +24,7 @@ export class Session {
     this.pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
     this.over = false;
     this.ended = new Promise((resolve) => (this.end = (reason) => { this.over = true; resolve(reason); }));
+    this.keep(0);
     const back = new MediaStream();
     this.pc.addEventListener("track", ({ track }) => {
       back.addTrack(track);
@@ -79,6 +80,17 @@ export class Session {
       .finally(() => this.pc.close());
   }
 
+  /** Waits for the server's word that this session should move; after `seconds`, if it has said so already. */
+  keep(seconds) {
+    const asked = this.asked;
+    this.draining = asked ? after(1000 * seconds) : new Promise((resolve) => (this.move = resolve));
+  }
+
+  /** Resolves once a restored picture has been decoded, or the session is over. */
+  async pictured() {
+    while (!this.over && !decoded(await this.pc.getStats())) await after(LOOK_MS / 10);
+  }
+
   /** Lets go of the connection; the server keeps the session for a while. */
   abandon() {
     this.id = null;
@@ -99,6 +111,9 @@ export class Session {
     if (event === "closing") {
       this.id = null; // nothing is left to be deleted
       this.end(new SessionEnd(`The server closes the session: ${reason}.`));
+    } else if (event === "draining") {
+      this.asked = true;
+      this.move();
     } else if ("chunk" in message) onReport(message);
   }
 
@@ -157,6 +172,11 @@ export class Silence {
 export function received(stats) {
   const pairs = [...stats.values()].filter(({ type, bytesReceived }) => type === "candidate-pair" && bytesReceived !== undefined);
   return pairs.length ? pairs.reduce((sum, { bytesReceived }) => sum + bytesReceived, 0) : null;
+}
+
+/** Whether a picture of the video that came has been decoded. */
+function decoded(stats) {
+  return [...stats.values()].some(({ type, kind, framesDecoded }) => type === "inbound-rtp" && kind === "video" && framesDecoded > 0);
 }
 
 /** Bits a second that keep the codec from hiding the restoration, for a picture of `size` ("416x240"). */
