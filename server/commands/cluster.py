@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,8 +15,9 @@ from rich.table import Table
 
 from core.errors import UsageError
 from core.json_report import check_json, write_json
-from server.commands.flags import add_settings, given
+from server.commands.flags import add_settings, given, words
 from server.commands.options import console
+from server.gateway.autoscale import AutoscaleConfig
 from server.gateway.forward import bearer
 from server.gateway.membership import membership
 from server.gateway.overview import node_line
@@ -35,9 +38,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drain.add_argument("node", metavar="NODE", help="name of the node")
     drain.add_argument("--seconds", type=seconds, default=30.0, help="time that clients have to move (default 30)")
     drain.add_argument("--cancel", action="store_true", help="take sessions there again")
+    up = actions.add_parser("up", help="run a server on each machine of a Ray cluster")
+    watch = actions.add_parser("watch", help="as up, and keep the list of nodes and the number of machines right")
+    for action in (up, watch):
+        add_ray_arguments(action)
+    add_watch_arguments(watch)
     for action in (status, drain):
         add_settings(action, NodesSettings)
         action.add_argument("--json", metavar="FILE", help="write the report as one JSON object; - is standard output")
+
+
+def add_ray_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", default="auto", help="of the Ray cluster (default auto: the one on this machine)")
+    parser.add_argument("--folder", default="/tmp/avis", help="for locks and logs of servers (default /tmp/avis)")
+    parser.add_argument("--node-token", metavar="VALUE", help="the token that the servers will ask for")
+    parser.add_argument("--json", metavar="FILE", help="write the report as one JSON object; - is standard output")
+    parser.add_argument("serve", nargs="*", metavar="-- ARGUMENTS", help="of avis serve, after two dashes")
+
+
+def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes-file", type=Path, required=True, metavar="FILE", help="to keep, for avis gateway")
+    parser.add_argument("--once", action="store_true", help="do all there is to do, once, and end")
+    parser.add_argument("--autoscale", action="store_true", help="ask Ray for machines as the demand wants them")
+    for name, field in AutoscaleConfig.model_fields.items():
+        help_text = f"{words(field)} (default {field.default})"
+        parser.add_argument(f"--{name}", metavar="VALUE", help=help_text)
 
 
 def seconds(text: str) -> float:
@@ -53,8 +78,30 @@ def seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     check_json(args.json)
-    settings = read_nodes(**given(args, NodesSettings))
+    settings = read_nodes(**given(args, NodesSettings)) if args.action in ("status", "drain") else read_token(args)
+    if args.action in ("up", "watch"):
+        return of_ray(args.action, settings, args)
     return asyncio.run({"status": status, "drain": drain}[args.action](settings, args))
+
+
+def read_token(args: argparse.Namespace) -> NodesSettings:
+    """The settings of a command that starts nodes. Raises UsageError where the nodes would let in everybody."""
+    settings = read_nodes(**({} if args.node_token is None else {"node_token": args.node_token}))
+    if settings.node_token is None:
+        raise UsageError("the nodes would let in everybody: set AVIS_CLUSTER_NODE_TOKEN, or --node-token")
+    return settings
+
+
+def of_ray(action: str, settings: NodesSettings, args: argparse.Namespace) -> int:
+    """`up` and `watch`. Raises UsageError where Ray is not installed."""
+    try:
+        watcher = importlib.import_module("server.gateway.watcher")
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UsageError('Ray is not installed: pip install "avis-server[cluster]"') from error
+    found: int = getattr(watcher, action)(settings, args)
+    return found
 
 
 async def status(settings: NodesSettings, args: argparse.Namespace) -> int:
