@@ -1,7 +1,7 @@
-"""Sound carried through beside the restored picture, and as late as the picture is. Knows no codec.
+"""A session's sound, passed on with the same delay as the restored video. Knows no codec.
 
-The encoded packets are held back and sent on as they came: nothing is decoded, so nothing is lost to a second
-coding. The picture's latency is learnt from the frames that leave; sound follows it in steps it cannot hear.
+Encoded packets are delayed and sent on unchanged: nothing is decoded, so nothing is lost to a second encoding. The
+delay is the latency of the video frames that leave, followed in steps too small to be heard.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class SoundPlayout(Generic[P]):
     """Packets on their sender's clock, delayed by `delay` seconds. Pure: no I/O; time is data, in seconds."""
 
     tolerance: float = 0.02
-    """how far the delay may be from the picture's latency before it follows"""
+    """how far the delay may be from the video's latency before it is changed"""
     patience: float = 0.04
-    """a packet later than this is dropped"""
+    """a packet that is later than this is dropped"""
     capacity: int = 1000
     """packets that may wait: 20 s of 20 ms each; the oldest are dropped"""
     dropped: int = 0
 
     delay: float | None = None
-    """None until the first picture left: sound waits for it"""
+    """None until the first video frame has left: sound waits for it"""
     _latencies: deque[float] = field(default_factory=lambda: deque(maxlen=15))
     _offset: float | None = None
     """arrival time minus source time, smoothed"""
@@ -45,7 +45,7 @@ class SoundPlayout(Generic[P]):
     """source time plus delay of the packet that left last"""
 
     def put(self, packet: P, source: float, arrival: float) -> None:
-        """Takes the packet of source time `source`; order is restored here."""
+        """Takes the packet of source time `source`, and puts it in order."""
         offset = arrival - source
         if self._offset is None or abs(offset - self._offset) > 0.5:
             self._offset = offset
@@ -57,7 +57,7 @@ class SoundPlayout(Generic[P]):
             self.dropped += 1
 
     def follow(self, latency: float) -> None:
-        """A frame of the picture left `latency` seconds after it came."""
+        """A video frame left `latency` seconds after it arrived."""
         self._latencies.append(latency)
         settled = median(self._latencies)
         if self.delay is None or abs(settled - self.delay) > self.tolerance:
@@ -70,7 +70,7 @@ class SoundPlayout(Generic[P]):
         return self._waiting[0][0] + self._offset + self.delay
 
     def take(self, now: float) -> tuple[float, P] | None:
-        """The packet that leaves by `now`, with its time on the way out; None when none is due."""
+        """The packet that leaves by `now`, with its output time; None when none is due."""
         while (due := self.due()) is not None and due <= now:
             source, _, packet = self._waiting.pop(0)
             assert self.delay is not None
@@ -83,7 +83,7 @@ class SoundPlayout(Generic[P]):
 
 
 class CarriedTrack(MediaStreamTrack):
-    """The sound of a session on its way out."""
+    """The outgoing sound of a session."""
 
     kind = "audio"
 
@@ -94,13 +94,13 @@ class CarriedTrack(MediaStreamTrack):
         self._origin: float | None = None
 
     def put(self, packet: av.Packet[Any], arrival: float) -> None:
-        """Takes an encoded packet that came at `arrival`."""
+        """Takes an encoded packet that arrived at `arrival`."""
         assert packet.pts is not None and packet.time_base is not None
         self.playout.put(packet, float(packet.pts * packet.time_base), arrival)
         self._changed.set()
 
     def follow(self, latency: float) -> None:
-        """A frame of the picture left `latency` seconds after it came."""
+        """A video frame left `latency` seconds after it arrived."""
         self.playout.follow(latency)
         self._changed.set()
 
@@ -109,7 +109,7 @@ class CarriedTrack(MediaStreamTrack):
         self._changed.set()
 
     async def recv(self) -> av.Packet[Any]:
-        """The next packet, when its time has come: the peer connection sends it as it is."""
+        """The next packet, when it is due: the peer connection sends it unchanged."""
         clock: Callable[[], float] = asyncio.get_running_loop().time
         while self.readyState == "live":
             taken = self.playout.take(clock())
@@ -124,7 +124,7 @@ class CarriedTrack(MediaStreamTrack):
         raise MediaStreamError("the session ended")
 
     def _stamp(self, out: float, packet: av.Packet[Any]) -> av.Packet[Any]:
-        """The packet with its time on the way out, in the units it came in."""
+        """The packet with its output time, in the time base it arrived with."""
         if self._origin is None:
             self._origin = out
         unit = packet.time_base or Fraction(1, 48000)

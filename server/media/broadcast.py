@@ -1,4 +1,4 @@
-"""One track played to any number of peers. Slow ones lose frames of their own, nobody else's."""
+"""One track played to any number of peers. A slow peer loses its own frames only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiortc.mediastreams import MediaStreamError
 
 
 class PlayerTrack(MediaStreamTrack):
-    """What one peer gets of a broadcast: the newest frames that it keeps up with."""
+    """One peer's share of a broadcast: the newest frames that it keeps up with."""
 
     def __init__(self, kind: str, limit: int):
         super().__init__()
@@ -22,7 +22,7 @@ class PlayerTrack(MediaStreamTrack):
         self._changed = asyncio.Event()
 
     def offer(self, frame: Any) -> None:
-        """Queues a frame, in place of the oldest when there are too many."""
+        """Queues a frame. Over the limit, the oldest one is dropped."""
         if len(self._frames) >= self._limit:
             self._frames.popleft()
             self.dropped += 1
@@ -43,7 +43,7 @@ class PlayerTrack(MediaStreamTrack):
 
 
 class Broadcast:
-    """Takes every frame of `source` when it is due, players or not, and hands it to those there are."""
+    """Takes every frame of `source` when it is due, and hands it to the players, if there are any."""
 
     def __init__(self, source: MediaStreamTrack, limit: int):
         self._source = source

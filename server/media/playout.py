@@ -18,10 +18,10 @@ SLACK = 1
 class Playout(Generic[F]):
     """Frames on an absolute clock: source slot n leaves in output slot n + delay, at origin + slot / fps.
 
-    `delay` grows by whole slots when a chunk comes late (an underrun) and shrinks, a frame dropped for each,
-    when for a while every chunk came earlier than it need. What an underrun after a pause of the source added is
-    won back at once, by leaving out frames that only stood in for the pause. Output timestamps are output slots,
-    so a receiver sees an even pace whatever happens here.
+    `delay` grows by whole slots when a chunk is late (an underrun). It shrinks, a frame dropped for each slot, when
+    every chunk was early for a while. What an underrun added after a pause of the source is removed at once, by leaving
+    out frames that only repeat the one before the pause. Output timestamps are output slots, so a receiver sees an even
+    pace whatever happens here.
     """
 
     fps: float
@@ -36,10 +36,10 @@ class Playout(Generic[F]):
 
     played: int = 0
     late: int = 0
-    """frames dropped because their time had passed, or for want of room"""
+    """frames dropped because their time had passed, or because too many waited"""
     underruns: int = 0
     caught_up: int = 0
-    """frames dropped to win back latency"""
+    """frames dropped to reduce latency"""
 
     _origin: float | None = None
     _delay: int = 0
@@ -50,18 +50,18 @@ class Playout(Generic[F]):
     """arrival and earliness in slots of each chunk within the window"""
     _since_drop: int = 0
     _standing: set[int] = field(default_factory=set)
-    """source slots in the queue whose frames only stand in for a pause"""
+    """source slots in the queue whose frames only repeat the one before a pause"""
     _owed: int = 0
-    """slots that underruns added to `delay` while such frames were there"""
+    """slots that underruns added to `delay` while such frames were queued"""
 
     @property
     def waiting(self) -> int:
         return len(self._queue)
 
     def put(self, frames: list[tuple[int, F]], now: float, standing: Collection[int] = ()) -> list[F]:
-        """Queues frames with their source slots; returns what is dropped: too late, or for want of room.
+        """Queues frames with their source slots; returns those that are dropped: too late, or too many.
 
-        A chunk may come after the one that follows it, as long as that has not left. `standing` are the slots of
+        A chunk may arrive after the one that follows it, if that has not left yet. `standing` are the slots of
         frames that repeat the one before while the source paused.
         """
         dropped = [frame for slot, frame in frames if slot <= self._last]
@@ -97,7 +97,7 @@ class Playout(Generic[F]):
         return self.leaves(self._queue[0][0]) if self._queue else None
 
     def leaves(self, slot: int) -> float:
-        """When the frame of a source slot leaves, as things stand."""
+        """When the frame of a source slot leaves, with the present delay."""
         assert self._origin is not None, "no frame was put yet"
         return self._origin + (slot + self._delay) / self.fps
 
@@ -115,7 +115,7 @@ class Playout(Generic[F]):
         return output, frame, dropped
 
     def _drop_late(self, now: float) -> list[F]:
-        """Whoever takes frames fell behind: all but the newest frame that is due are dropped."""
+        """Drops all but the newest frame that is due: the caller took frames too slowly."""
         dropped: list[F] = []
         while len(self._queue) > 1 and self._queue[1][0] + self._delay <= floor(self._slot(now)):
             dropped.append(self._queue.popleft()[1])
@@ -123,7 +123,7 @@ class Playout(Generic[F]):
         return dropped
 
     def _catch_up(self, now: float) -> list[F]:
-        """Drops the next frame while chunks come too early."""
+        """Drops the next frame while chunks arrive earlier than needed."""
         while self._margins and now - self._margins[0][0] > self.window:
             self._margins.popleft()
         self._since_drop += 1
@@ -136,7 +136,7 @@ class Playout(Generic[F]):
         return [self._skip()]
 
     def _skip_standing(self) -> list[F]:
-        """Drops the frames that come next and only stand in for a pause, as many as the pause has cost."""
+        """Drops the next frames that only repeat one through a pause, as many as the pause has added to the delay."""
         dropped: list[F] = []
         while self._owed > 0 and self._queue and self._queue[0][0] in self._standing:
             self._owed -= 1
@@ -144,7 +144,7 @@ class Playout(Generic[F]):
         return dropped
 
     def _skip(self) -> F:
-        """Drops the next frame, and leaves the rest a slot earlier."""
+        """Drops the next frame, so that the rest leaves a slot earlier."""
         self._delay -= 1
         self.caught_up += 1
         self._margins = deque((when, margin - 1) for when, margin in self._margins)

@@ -1,7 +1,7 @@
-"""A session kept as MKV files, only when it is asked for: what was restored, what came, and the sound.
+"""Records a session as MKV files, when its client wants that: the restored video, the received video, and the sound.
 
-One thread encodes and writes. It never holds the session up: what it cannot keep up with is dropped and counted,
-and a full disk ends the recording, not the stream.
+One thread encodes and writes. It never delays the session: what it cannot keep up with is dropped and counted, and a
+full disk ends the recording, not the stream.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from av import VideoFrame
 logger = logging.getLogger(__name__)
 
 Record = Literal["nothing", "restored", "both"]
-"""What is kept of a session; sound goes along with either."""
+"""What is recorded of a session; sound is included with either."""
 
 SOUND_ENCODERS = {"opus": "libopus", "PCMU": "pcm_mulaw", "PCMA": "pcm_alaw"}
-"""Codecs whose packets MKV takes as they come, and the FFmpeg name that describes them."""
+"""Codecs whose packets MKV stores unchanged, and FFmpeg's name for them."""
 WAITING = 256
 """frames and packets that may wait to be written"""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One frame or packet on its way to a file."""
+    """One frame or packet that waits to be written."""
 
     kind: Literal["restored", "received", "sound"]
     time: float
@@ -45,7 +45,7 @@ class Item:
 
 
 class MkvFile:
-    """One MKV file with one picture and, if there is any, sound."""
+    """One MKV file with a video track and, if there is sound, an audio track."""
 
     def __init__(self, path: Path, fps: float, sound: str | None):
         self.path = path
@@ -53,7 +53,7 @@ class MkvFile:
         self._container = av.open(str(path), "w", format="matroska")
         self._video: Any = None
         self._last = -1
-        """number of the frame slot that the last picture was written to"""
+        """the slot that the last frame was written to"""
         self._sound: Any = None
         if sound in SOUND_ENCODERS:
             rate = 48000 if sound == "opus" else 8000
@@ -61,7 +61,7 @@ class MkvFile:
             self._sound.layout = "stereo" if sound == "opus" else "mono"
 
     def write_picture(self, frame: VideoFrame, time: float) -> None:
-        """A picture that came at `time`, each in a later slot: some come at once, after a stall of the network."""
+        """Writes a frame that arrived at `time`, each to a later slot: after a stall, several arrive at once."""
         if self._video is None:
             options = {"preset": "ultrafast", "crf": "18"}
             self._video = self._container.add_stream("libx264", rate=self._fps, options=options)
@@ -74,7 +74,7 @@ class MkvFile:
         self._container.mux(self._video.encode(copy))
 
     def write_sound(self, data: bytes, time: float) -> None:
-        """A packet of sound, once the picture has begun."""
+        """Writes a packet of sound, once the video has begun."""
         if self._sound is None or self._video is None:
             return
         packet = av.Packet(data)
@@ -109,7 +109,7 @@ class Recording:
     def offer(
         self, times: Sequence[float], received: Sequence[npt.NDArray[np.uint8]], restored: Sequence[VideoFrame]
     ) -> None:
-        """Takes a chunk: when its frames came, what came, and what is sent back."""
+        """Takes a chunk: when its frames arrived, the received frames, and the restored ones."""
         if self._began is None:
             self._began = times[0]
         for time, before, after in zip(times, received, restored, strict=True):
@@ -118,12 +118,12 @@ class Recording:
                 self._put(Item("received", time - self._began, before))
 
     def offer_sound(self, data: bytes, time: float) -> None:
-        """Takes a packet of sound that came at `time`."""
+        """Takes a packet of sound that arrived at `time`."""
         if self._began is not None and time >= self._began:
             self._put(Item("sound", time - self._began, data))
 
     def stop(self) -> None:
-        """Writes what waits and closes the files. Blocks: not for the event loop."""
+        """Writes what waits and closes the files. Blocks, so do not call it on the event loop."""
         self._queue.put(None)
         self._thread.join()
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """What becomes of one frame that arrived."""
+    """What to do with one frame that arrived."""
 
     slot: int | None
-    """its place at the session's rate, counted from 0; None drops it"""
+    """its slot at the session's rate, counted from 0; None drops it"""
     repeats: int = 0
-    """empty slots right before it, to be filled with the frame before"""
+    """empty slots right before it, to be filled with the previous frame"""
     gap: bool = False
-    """too much is missing before it to be filled: what follows is a new stream to every temporal operator"""
+    """too many frames are missing before it to be filled: what follows is a new stream to every temporal operator"""
 
 
 DROPPED = Sample(None)
@@ -22,10 +22,10 @@ DROPPED = Sample(None)
 
 @dataclass
 class FrameSampler:
-    """Samples a track to `fps` by its own timestamps: no jitter of the network costs or doubles a frame.
+    """Samples a track to `fps` by its own timestamps, so that network jitter neither drops nor repeats a frame.
 
-    Timestamps are trusted to `tolerance` seconds against arrival times. A sudden jump beyond that is another
-    source: it is anchored anew, and is a gap. What runs ahead bit by bit is too much, and is dropped.
+    Timestamps may differ from arrival times by `tolerance` seconds. A sudden jump beyond that means another source: it
+    gets a new anchor, and is a gap. A source that gradually runs ahead sends too many frames, and some are dropped.
     """
 
     fps: float

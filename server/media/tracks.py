@@ -20,16 +20,16 @@ TIME_BASE = Fraction(1, CLOCK_RATE)
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A frame on its way out, with what its session wants to know when it leaves."""
+    """An outgoing frame, with what its session needs when it leaves."""
 
     image: VideoFrame
     arrival: float
-    """when its source frame came, in seconds of the server's clock"""
+    """when its source frame arrived, in seconds of the server's clock"""
     chunk: Any = None
 
 
 class RestoredTrack(MediaStreamTrack):
-    """Plays what `playout` decides. `on_left` and `on_dropped` hear of every frame that was put, once."""
+    """Plays what `playout` decides. For each frame that was put, `on_left` or `on_dropped` is called once."""
 
     kind = "video"
 
@@ -46,7 +46,7 @@ class RestoredTrack(MediaStreamTrack):
         self._changed = asyncio.Event()
 
     def put(self, frames: list[tuple[int, Outgoing]], standing: Collection[int] = ()) -> None:
-        """Queues frames with their slots; those in the slots `standing` repeat the one before through a pause."""
+        """Queues frames with their slots; those in the slots `standing` repeat the frame before a pause."""
         for frame in self.playout.put(frames, asyncio.get_running_loop().time(), standing):
             self._on_dropped(frame)
         self._changed.set()
@@ -56,7 +56,7 @@ class RestoredTrack(MediaStreamTrack):
         self._changed.set()
 
     async def recv(self) -> VideoFrame:
-        """The next frame, when its time has come: the peer connection sends it at once."""
+        """The next frame, when it is due: the peer connection sends it at once."""
         clock = asyncio.get_running_loop().time
         while self.readyState == "live":
             now = clock()

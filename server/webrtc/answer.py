@@ -14,7 +14,7 @@ MAX_MESSAGE = 4096
 
 
 class AnswerOptions(Config):
-    """What the answer tells the client beyond what the WebRTC stack writes."""
+    """What the answer says beyond what the WebRTC stack writes."""
 
     start_kbps: int = Field(1500, ge=100)
     """kbit/s at which libwebrtc clients start to send (x-google-start-bitrate); their own 300 is too low"""
@@ -23,7 +23,7 @@ class AnswerOptions(Config):
     trickle: bool = True
     """candidates may follow by PATCH"""
     public_address: str | None = None
-    """address under which the media ports are reached from outside, behind a 1:1 NAT"""
+    """address at which clients reach the media ports, behind a 1:1 NAT"""
 
 
 def complete_answer(text: str, options: AnswerOptions, offer: Offer | None = None) -> str:
@@ -60,7 +60,7 @@ def complete_answer(text: str, options: AnswerOptions, offer: Offer | None = Non
 
 
 def restate(lines: list[str], offer: Offer) -> list[str]:
-    """The answer's lines with what `offer` asks for where the stack said something that stands for it."""
+    """The answer's lines with the offered parameters and payload types in place of those that stand for them."""
     restated = {c.payload_type: c.restated for section in offer.sections for c in section.codecs if c.restated}
     found = []
     for line in lines:

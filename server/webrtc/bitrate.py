@@ -1,4 +1,4 @@
-"""How many bits per second a restored picture deserves, when an encoder follows its receiver, how packets are spread.
+"""The bit rate of restored video: where it starts, how it follows the receiver, how packets are paced and repeated.
 
 Pure: time is an argument.
 """
@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 REFERENCE_PIXELS = 832 * 480 * 16
-"""pixels per second at which `REFERENCE_BPS` gives 40 dB of PSNR on footage of water and crowds, 45 on most"""
+"""pixels per second at which `REFERENCE_BPS` gives 40 dB of PSNR on footage of water and crowds, 45 dB on most"""
 REFERENCE_BPS = 2_300_000
 LEAST_BPS = 200_000
-SHORT_WAY = 0.1
-"""seconds there and back; with a full queue on it, no way is short"""
+SHORT_ROUND_TRIP = 0.1
+"""seconds; a path whose queue is full has a longer one"""
 SHARE = 0.75
-"""of what a way was seen to carry that the first pictures may take: the rest is for headers, repeats and key frames"""
+"""of the probed capacity that the first frames may take: the rest is for headers, retransmissions and key frames"""
 LEAST_ANSWERS = 6
-"""packets of a burst that must be answered before it says anything"""
+"""packets of a burst that must be answered, or the burst says nothing"""
 
 
 @dataclass(frozen=True)
 class Bitrates:
-    """Bits per second of one video encoder: where it starts, and between what it follows its receiver."""
+    """Bits per second of one video encoder: its first rate, and the bounds within which it follows the receiver."""
 
     start: int
     least: int
@@ -33,16 +33,17 @@ class Bitrates:
 
 
 def bitrates(width: int, height: int, fps: float) -> Bitrates:
-    """The rates for a picture size. Small pictures need more bits a pixel, hence the power (measured)."""
+    """The rates for a frame size. Small frames need more bits per pixel, hence the power (measured)."""
     pixels = width * height * fps
     start = int(REFERENCE_BPS * (pixels / REFERENCE_PIXELS) ** 0.58)
     return Bitrates(start, LEAST_BPS, max(2 * start, 4 * LEAST_BPS))
 
 
 def capacity(answers: Sequence[float], size: int) -> float | None:
-    """Bits per second of a way, told by when a burst of packets of `size` bytes was answered; None: too few were.
+    """Bits per second of a path, from the times at which a burst of packets of `size` bytes was answered.
 
-    A thin way spreads a burst to the rate that it carries. A lost packet or a late answer makes it look thinner.
+    None when too few were answered. A narrow path spreads a burst to the rate that it carries. A lost packet or a late
+    answer makes it look narrower.
     """
     if len(answers) < LEAST_ANSWERS:
         return None
@@ -53,32 +54,33 @@ def capacity(answers: Sequence[float], size: int) -> float | None:
 class RateFollower:
     """Follows the receiver's estimate in few, large steps: each rebuilds the encoder and costs a key frame.
 
-    It starts within `capacity`, what the way was seen to carry before the first picture, in bits per second.
-    A receiver estimates little more than it gets, so an estimate below our rate says nothing while the
-    picture is simple and we send less. Only one clearly below what we do send makes us send less.
+    It starts within `capacity`, the bits per second that the path carried when it was probed before the first frame.
+    A receiver estimates little more than it gets. So an estimate below our rate says nothing while the frames are
+    simple and we send less. Only an estimate clearly below what we do send lowers the rate.
     """
 
     rates: Bitrates
     capacity: float | None = None
     current: int = 0
     sent: float = 0
-    """bits per second that left lately"""
+    """bits per second sent in the last seconds"""
     _estimate: float | None = None
     _loss: float = 0.0
     _binding: int = 0
-    """estimates in a row that were below what was sent"""
+    """number of estimates in a row below what was sent"""
     _changed: float | None = None
 
     def observe(self, estimate: float) -> None:
-        """Takes what the receiver says it can take, in bits per second (REMB)."""
+        """Takes the receiver's estimate of the bandwidth, in bits per second (REMB)."""
         self._binding = self._binding + 1 if estimate < 0.85 * self.sent else 0
         self._estimate = estimate
 
     def lose(self, share: float) -> None:
-        """Takes the share of packets that the receiver missed lately: beyond a tenth, the way is too thin.
+        """Takes the share of packets that the receiver reports lost. Above a tenth, the path is too narrow.
 
-        Smoothed, since a report covers a dozen packets: at 5 % many a one says 13 %, but none says 30 %. That is
-        answered at once, by half at most: a blackout says 100 % of a way that is as wide as before.
+        The share is smoothed, since a report covers a dozen packets: at 5 % real loss, single reports reach 13 % but
+        never 30 %. So 30 % is acted on at once. It halves the rate at most, since a blackout reports 100 % on an
+        unchanged path.
         """
         self._loss += 0.4 * (share - self._loss)
         excess = share if share > 0.3 else self._loss
@@ -86,7 +88,7 @@ class RateFollower:
             self._estimate, self._binding = self.current * max(0.5, 1 - excess), 2
 
     def choose(self, now: float, free: bool = False) -> int:
-        """The rate to encode at from now on. `free`: a key frame is due anyway, so a step costs nothing."""
+        """The rate to encode at from `now` on. `free`: a key frame is due anyway, so a change costs nothing."""
         wanted = self._wanted()
         if self._changed is None or self._worth(wanted, now - self._changed, free):
             self.current, self._changed = wanted, now
@@ -102,13 +104,13 @@ class RateFollower:
         return self.rates.clamp(max(self._estimate, usual))
 
     def _opening(self) -> int:
-        """The first rate: what the picture deserves, or what the way takes."""
+        """The first rate: the one for the frame size, or what the path carries if that is less."""
         if self.capacity is None:
             return self.rates.start
         return min(self.rates.start, self.rates.clamp(SHARE * self.capacity))
 
     def _worth(self, wanted: int, since: float, free: bool) -> bool:
-        """Down at once when it is needed, up rarely: a wrong step up fills the receiver's queue."""
+        """Whether to change the rate: down at once when needed, up rarely, since a wrong step up fills a queue."""
         ratio = wanted / self.current
         if free:
             return not 0.9 <= ratio <= 1.1
@@ -117,35 +119,35 @@ class RateFollower:
 
 @dataclass
 class Pacer:
-    """Spreads the packets of a large picture: sent in one burst, a key frame overflows the queue of a thin link."""
+    """Spreads the packets of a large frame: sent in one burst, a key frame overflows the queue of a narrow link."""
 
     factor: float = 2.5
     """how much faster than the encoder's rate packets leave"""
     burst: int = 12_000
-    """bytes that may leave at once: an ordinary picture, or a twentieth of a second where that is less"""
+    """bytes that may leave at once: an ordinary frame, or a twentieth of a second if that is less"""
     _free: float = 0.0
     _newest: int | None = None
 
     def is_new(self, sequence: int) -> bool:
-        """Whether the packet of this 16-bit number goes out for the first time."""
+        """Whether the packet with this 16-bit number is sent for the first time."""
         new = self._newest is None or 0 < (sequence - self._newest) % (1 << 16) < 1 << 15
         self._newest = sequence if new else self._newest
         return new
 
-    def wait(self, size: int, bps: float, now: float, way: float | None = None) -> float:
-        """Seconds until a packet of `size` bytes may leave, on a way that was seen to carry `way` bits per second."""
+    def wait(self, size: int, bps: float, now: float, capacity: float | None = None) -> float:
+        """Seconds until a packet of `size` bytes may leave; `capacity` is that of the path in bits per second."""
         bps = max(bps, LEAST_BPS)
-        rate = min(self.factor * bps, max(1.25 * bps, 0.9 * way if way else float("inf"))) / 8
+        rate = min(self.factor * bps, max(1.25 * bps, 0.9 * capacity if capacity else float("inf"))) / 8
         self._free = max(self._free, now - min(self.burst / rate, 0.05)) + size / rate
         return max(0.0, self._free - now)
 
 
 class Repeats:
-    """How often a packet that is asked for is sent again.
+    """How often a requested packet is sent again.
 
-    Not while the answer to the last request is on its way: behind a full queue, each answer came five times over.
-    Over a short way the second answer is sent twice, since a third would come too late for an even picture.
-    And at most a quarter of the rate is spent on it: who loses more needs a lower rate, not the same once more.
+    Not at all while the answer to the last request is under way: behind a full queue, each answer arrived five times.
+    Over a short path the second answer is sent twice, since a third would be too late for smooth playback. At most a
+    quarter of the rate is spent: a receiver that loses more needs a lower rate, not more retransmissions.
     """
 
     def __init__(self, limit: int = 1024):
@@ -165,6 +167,6 @@ class Repeats:
         self._sent[sequence] = now
         if len(self._sent) > self._limit:
             del self._sent[next(iter(self._sent))]
-        copies = 2 if before is not None and round_trip < SHORT_WAY else 1
+        copies = 2 if before is not None and round_trip < SHORT_ROUND_TRIP else 1
         self._budget -= 1200 * copies
         return copies

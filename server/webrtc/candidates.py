@@ -49,7 +49,7 @@ def collect_candidates(blocks: list[list[str]], limits: SdpLimits) -> tuple[tupl
 
 
 def parse_candidate(value: str, limits: SdpLimits) -> Candidate | None:
-    """The candidate, or None when it cannot or must not be probed (RFC 8839, 5.1)."""
+    """The candidate; None when it cannot or must not be probed (RFC 8839, 5.1)."""
     match = CANDIDATE.fullmatch(value)
     if match is None or match[2] != "1" or match[3].lower() != "udp" or match[7] not in CANDIDATE_KINDS:
         return None

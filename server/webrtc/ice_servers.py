@@ -1,4 +1,4 @@
-"""ICE servers as clients are told of them. Pure: wall-clock time is an argument."""
+"""The STUN and TURN servers that clients use. Pure: wall-clock time is an argument."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from server.settings import Settings
 
 LIFETIME = 3600.0
-"""seconds for which made credentials open a new allocation; one that is open lives on"""
+"""seconds for which credentials open a new allocation; one that is open stays open"""
 
 
 @dataclass(frozen=True)
 class IceServer:
-    """One STUN or TURN server, ready to be used."""
+    """One STUN or TURN server and the login for it."""
 
     url: str
     username: str | None = None
@@ -40,7 +40,7 @@ class IceServer:
 def login(settings: Settings, now: float) -> tuple[str | None, str | None]:
     """User and password for the TURN servers: the fixed ones, or made from the shared secret.
 
-    The latter are valid for LIFETIME from `now` (TURN REST: user name `expiry:name`, HMAC-SHA1).
+    The latter are valid for LIFETIME from `now` (TURN REST API: user name `expiry:name`, HMAC-SHA1).
     """
     if settings.ice_secret is None:
         return settings.ice_username, settings.ice_credential
@@ -50,7 +50,7 @@ def login(settings: Settings, now: float) -> tuple[str | None, str | None]:
 
 
 def ice_servers(settings: Settings, now: float) -> list[IceServer]:
-    """The servers that clients are told of, with a login where one is needed."""
+    """The servers that clients may use, with a login for TURN."""
     username, credential = login(settings, now)
     return [
         IceServer(url) if url.startswith(("stun:", "stuns:")) else IceServer(url, username, credential)
@@ -59,5 +59,5 @@ def ice_servers(settings: Settings, now: float) -> list[IceServer]:
 
 
 def quoted(text: str) -> str:
-    """`text` as it may stand in a quoted string (RFC 9110, 5.6.4)."""
+    """`text` escaped for a quoted string (RFC 9110, 5.6.4)."""
     return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,7 +1,7 @@
 """Which of a sender's RTP streams is received. Pure: no I/O; time is data, in seconds.
 
-A sender may offer one picture in several sizes (simulcast), and may send streams that it never offered. One layer
-is followed. It is left for another only when it has fallen silent.
+A sender may offer one video in several sizes (simulcast), and may send streams that it never offered. One layer is
+followed. Another is followed instead only when that one has fallen silent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layer:
-    """One encoding of a picture or a sound."""
+    """One encoding of a track."""
 
     ssrc: int
     rtx: int | None = None

@@ -110,8 +110,8 @@ class Offer:
 def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "duplex", sound: str = "") -> Offer:
     """The offer in `text`, reduced to what this server can answer; raises `OfferRefused`.
 
-    `sound` names the one audio codec that is there to be played: a client without it gets its audio switched
-    off. By default it is the first that the client offers.
+    `sound` names the audio codec of the stream that is played; the audio of a client without it is switched off.
+    By default it is the first codec that the client offers.
     """
     limits = limits or SdpLimits()
     session, every_block = split_sections(text, limits)
@@ -304,7 +304,7 @@ def check_sections(sections: tuple[Section, ...], purpose: Purpose) -> None:
         raise unusable("two m-lines have the same a=mid")
     payload_types = [codec.payload_type for section in sections for codec in section.codecs]
     if len(set(payload_types)) < len(payload_types):
-        raise unusable("a payload type stands for two codecs, which BUNDLE forbids")
+        raise unusable("two codecs have the same payload type, which BUNDLE forbids")
     video = sections[kinds.index("video")].direction
     if video not in DIRECTIONS[purpose]:
         expected = " or ".join(DIRECTIONS[purpose])

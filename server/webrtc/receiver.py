@@ -1,4 +1,4 @@
-"""RTP receivers that aiortc accepts: it uses eleven of their names and never asks for its own class.
+"""RTP receivers that aiortc accepts: it uses eleven of their names and never checks for its own class.
 
 Those names are `track`, `_track`, `transport`, `setTransport`, `receive`, `stop`, `_enabled`, `_set_rtcp_ssrc`,
 `_handle_rtp_packet`, `_handle_rtcp_packet` and `_handle_disconnect`.
@@ -109,7 +109,7 @@ class Receiver:
         self.transport._register_rtp_receiver(self, parameters)
 
     async def stop(self) -> None:
-        """Stops, and always ends the track: aiortc leaves its reader waiting for ever if no packet came."""
+        """Stops, and always ends the track: aiortc leaves its reader waiting for ever if no packet arrived."""
         tasks, self._tasks = self._tasks, []
         self.transport._unregister_rtp_receiver(self)
         for task in tasks:
@@ -199,7 +199,7 @@ class Receiver:
 class AudioReceiver(Receiver):
     """Yields encoded packets at once, in the order in which they arrive.
 
-    Playing them waits for the picture anyway, and can put them in order meanwhile.
+    They are delayed until the video is ready anyway, and can be put in order meanwhile.
     """
 
     def __init__(self, transport: RTCDtlsTransport, config: RtcConfig, layers: Sequence[Layer] = ()):

@@ -1,4 +1,4 @@
-"""What a sender is told about the loss and the jitter of its streams (RFC 3550, 6.4). Pure: time is data."""
+"""Reports to a sender on the loss and the jitter of its streams (RFC 3550, 6.4). Pure: time is data."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Packet:
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """One whole encoded picture."""
+    """One whole encoded frame."""
 
     data: bytes
     timestamp: int

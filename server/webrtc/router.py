@@ -41,7 +41,7 @@ class Router:
         return self._by_payload_type.get(packet.payload_type)
 
     def route_rtcp(self, packet: rtp.AnyRtcpPacket) -> set[RtpReceiver | RtpSender]:
-        """Who hears of `packet`. Receivers know by themselves which SSRC is theirs."""
+        """The receivers and senders that `packet` concerns. Receivers know which SSRC is theirs."""
         found: set[RtpReceiver | RtpSender] = set()
         if isinstance(packet, rtp.RtcpSrPacket | rtp.RtcpByePacket):
             found |= self.receivers
@@ -50,7 +50,7 @@ class Router:
 
 
 def reported(packet: rtp.AnyRtcpPacket) -> list[int]:
-    """The SSRCs of the streams that a packet reports on or asks something of."""
+    """The SSRCs of the streams that a packet reports on, or requests something from."""
     if isinstance(packet, rtp.RtcpRrPacket | rtp.RtcpSrPacket):
         return [report.ssrc for report in packet.reports]
     if isinstance(packet, rtp.RtcpPsfbPacket) and packet.fmt == rtp.RTCP_PSFB_APP:

@@ -1,4 +1,4 @@
-"""What the SCTP association of a peer may ask of us. aiortc enforces neither its window nor any rate.
+"""Limits on the SCTP association of a peer. aiortc enforces neither its window nor any rate.
 
 The server sends reports and reads no message. So a peer needs little: acknowledgements, and a channel or two.
 """
@@ -19,7 +19,7 @@ from aiortc.rtcsctptransport import (
 from server.webrtc.limits import TokenBucket
 
 WINDOW = 64 * 1024
-"""bytes of unfinished messages that are kept, and that the peer is told of (RFC 9260, 3.3.2)"""
+"""bytes of unfinished messages that are kept, and that are advertised to the peer (RFC 9260, 3.3.2)"""
 MAX_CHUNKS = 128
 """DATA chunks of unfinished messages that are kept, and how far a TSN may be ahead of the last in order"""
 MAX_STREAMS = 4

@@ -37,9 +37,9 @@ class SdpLimits(Config):
     max_candidates: int = Field(32, ge=1, le=100)
     """candidates that are kept for connectivity checks; further ones are ignored"""
     allow_loopback: bool = False
-    """probe loopback addresses: right for a server that serves its own machine only"""
+    """probe loopback addresses: for a server that serves its own machine only"""
     allow_private: bool = True
-    """probe addresses that are not global (RFC 1918, RFC 6598, unique local): right for a server in a local network"""
+    """probe addresses that are not global (RFC 1918, RFC 6598, unique local): for a server in a local network"""
 
 
 def split_lines(text: str, limits: SdpLimits) -> list[str]:

@@ -18,7 +18,7 @@ def test_a_large_picture_is_spread_and_an_ordinary_one_is_not():
 def test_a_key_frame_leaves_no_faster_than_a_thin_way_takes_it(way, seconds):
     """Behind a queue of a tenth of a second it lost its own end. One that only looked thin still takes the rate."""
     pacer = Pacer()
-    waits = [pacer.wait(1250, 800_000, now=5.0, way=way) for _ in range(52)]
+    waits = [pacer.wait(1250, 800_000, now=5.0, capacity=way) for _ in range(52)]
     assert waits[-1] == pytest.approx(seconds, abs=0.005)
 
 
