@@ -15,8 +15,8 @@ from rich.table import Table
 
 from core.errors import UsageError
 from core.json_report import check_json, write_json
+from server.commands.console import console
 from server.commands.flags import add_settings, given, words
-from server.commands.options import console
 from server.gateway.autoscale import AutoscaleConfig
 from server.gateway.forward import bearer
 from server.gateway.membership import membership

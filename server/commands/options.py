@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from rich.console import Console
 
 from core.contract import SolverConfig
 from core.errors import UsageError, explain
@@ -18,6 +16,8 @@ from core.models.load import Model, load
 from core.models.table import MODELS
 from core.operators.base import LinearOperator
 from core.operators.table import Operator
+from server.commands.console import console as console
+from server.commands.console import progress_console as progress_console
 from server.settings import parse_size
 
 OPERATORS: dict[str, type[LinearOperator]] = {
@@ -121,22 +121,6 @@ def operator(kind: str, args: argparse.Namespace, **settings: Any) -> Operator:
         return found
     except ValidationError as error:
         raise UsageError(f"--operator.{explain(error).removeprefix(kind + '.')} (operator {kind})") from error
-
-
-TABLE_WIDTH = 112
-"""columns that the widest table needs; a terminal that is narrower wraps, a file or a pipe gets them"""
-
-
-def console(json_target: str | None) -> Console:
-    """Where tables for people go: standard error when standard output carries the JSON."""
-    found = Console(file=sys.stderr if json_target == "-" else sys.stdout, highlight=False)
-    if not found.is_terminal:
-        found.width = max(found.width, TABLE_WIDTH)
-    return found
-
-
-def progress_console() -> Console:
-    return Console(stderr=True, highlight=False)
 
 
 def _given(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
