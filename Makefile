@@ -33,8 +33,15 @@ chromium:
 test: setup chromium
 	$(BIN)/pytest -q -m "not slow and not gpu and not weights and not network"
 
+# Prometheus' promtool and docker-compose, to hold what we ship for them to their own rules.
+.PHONY: deploy-tools
+deploy-tools:
+	@command -v promtool >/dev/null && command -v docker-compose >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends prometheus docker-compose; }
+
 # Loss, bursts, thin links and blackouts between network namespaces: in real time, so on a quiet machine.
-network: setup chromium
+network: setup chromium deploy-tools
 	$(BIN)/pytest -q -m network
 
 test-all: setup chromium

@@ -207,6 +207,8 @@ class Settings(BaseSettings):
     """seconds without a frame after which a session is closed"""
     max_session_time: float = Field(0.0, ge=0)
     """seconds after which a session is closed; 0 never does"""
+    drain_patience: float = Field(0.0, ge=0, le=86_400)
+    """seconds after SIGTERM in which open sessions may go on and none is opened; a second signal ends them at once"""
     drain_timeout: float = Field(3.0, gt=0, le=4)
     """seconds that closing all sessions may take when the server ends"""
 

@@ -16,6 +16,7 @@ from core.errors import UsageError
 from server import logs
 from server.api import cluster, whip
 from server.api.access import ask_token
+from server.api.drain import let_sessions_end
 from server.api.endpoints import routes
 from server.api.errors import errors_as_json
 from server.api.keys import REFUSALS, SESSIONS
@@ -109,6 +110,7 @@ async def serve_until_told(settings: Settings) -> None:
         if not stop.is_set():
             print(f"AVIS is ready: model {settings.model} on {worker.device_name}", flush=True)
         await stop.wait()
+        await let_sessions_end(app[SESSIONS], settings.drain_patience)
         logger.info("shutting down")
 
 

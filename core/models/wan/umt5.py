@@ -20,6 +20,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 from core.errors import UsageError
 from core.model_settings import FOLDER
 from core.models.wan.weights import PUBLISHED, read
+from core.written import written
 
 TEXT_LEN = 512
 """rows the transformer attends to; the tokens beyond them are cut off"""
@@ -116,6 +117,6 @@ def make_prompt(prompt: str, target: Path, folder: Path = FOLDER, device: str = 
             raise UsageError(f"{path.name} is not in {folder}: fetch it with `avis weights fetch umt5-xxl`")
     ids = tokenize(Tokenizer.from_file(str(tokenizer)), prompt)
     rows = embed(load_encoder(weights, config).to(device), ids).to("cpu", torch.bfloat16).contiguous()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"rows": rows}, target, metadata={"prompt": prompt})
+    with written(target) as part:
+        save_file({"rows": rows}, part, metadata={"prompt": prompt})
     return len(rows)

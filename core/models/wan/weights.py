@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from core.errors import UsageError
 from core.model_settings import FOLDER
+from core.written import written
 
 Kind = Literal["dit", "wan-vae", "taehv", "text"]
 
@@ -251,13 +252,8 @@ def convert(source: Path, target: Path, kind: Kind, names: list[str]) -> int:
     """Writes `source`, in either layout, as bfloat16 safetensors under our names; returns the number of tensors."""
     ours = to_ours(read(source), kind, names)
     small = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in ours.items()}
-    part = target.with_name(target.name + ".part")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with written(target) as part:
         save_file(small, part, metadata={"kind": kind, "source": source.name})
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)  # of a disk that filled up
     return len(small)
 
 
