@@ -1,20 +1,19 @@
-"""`avis doctor`: what works on this machine, and what to do about what does not. Changes nothing."""
+"""`avis doctor`: what works on this machine, or of a server, and what to do about what does not. Changes nothing."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import platform
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 import av
 import psutil  # type: ignore[import-untyped]
-from rich.table import Table
 
 from core.contract import SolverConfig
 from core.engine import Engine
@@ -24,38 +23,46 @@ from core.json_report import check_json, write_json
 from core.models.table import MODELS, choose
 from core.operators.super_resolution import SuperResolution
 from server.commands import options
+from server.commands.checkup import examine
+from server.commands.findings import Finding, table
+from server.commands.loadtest import check_url
 from server.files.vmaf import vmaf_ffmpeg
 from server.webrtc.versions import check_versions
 
-State = Literal["ok", "note", "fault"]
 PACKAGES = ("torch", "numpy", "av", "aiortc", "aioice", "aiohttp", "pydantic")
 CODECS = (("libx264", "w"), ("libvpx", "w"), ("vp8", "r"), ("h264", "r"), ("png", "w"))
 
 
-@dataclass(frozen=True)
-class Finding:
-    name: str
-    state: State
-    words: str
-    """what was found, and for a note or a fault what to do"""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    about = (
+        "a running server, as in https://avis.example: connect to it and say which step fails; without it, this machine"
+    )
+    parser.add_argument("url", nargs="?", metavar="URL", help=about)
+    parser.add_argument("--token", help="what the server asks for")
     options.add_model_arguments(parser)
     options.add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     check_json(args.json)
-    choose(args.model, args.codec, options.model_settings(args))  # a name that is none is no fault of the machine
-    checks: tuple[Callable[[], list[Finding]], ...] = (
-        python, packages, processor, memory, codecs, network, evaluation, models, lambda: restoring(args),
-    )  # fmt: skip
-    findings = [finding for check in checks for finding in check()]
+    findings = of_this_machine(args) if args.url is None else of_a_server(args.url, args.token)
     options.console(args.json).print(table(findings))
     fit = all(finding.state != "fault" for finding in findings)
     write_json({"ok": fit, "findings": [asdict(finding) for finding in findings]}, args.json)
     return 0 if fit else 1
+
+
+def of_a_server(url: str, token: str | None) -> list[Finding]:
+    check_url(url)
+    return asyncio.run(examine(url, token))
+
+
+def of_this_machine(args: argparse.Namespace) -> list[Finding]:
+    choose(args.model, args.codec, options.model_settings(args))  # a name that is none is no fault of the machine
+    checks: tuple[Callable[[], list[Finding]], ...] = (
+        python, packages, processor, memory, codecs, network, evaluation, models, lambda: restoring(args),
+    )  # fmt: skip
+    return [finding for check in checks for finding in check()]
 
 
 def python() -> list[Finding]:
@@ -144,11 +151,3 @@ def restoring(args: argparse.Namespace) -> list[Finding]:
     gain = f"{result.psnr_x_init:.1f} dB before the model, {result.psnr:.1f} dB after it"
     words = f"{args.model} on {model.device}: a synthetic chunk, {gain}"
     return [Finding("restoring", "ok", words)]
-
-
-def table(findings: list[Finding]) -> Table:
-    lines = Table(show_header=False, box=None)
-    colours = {"ok": "green", "note": "yellow", "fault": "red"}
-    for finding in findings:
-        lines.add_row(f"[{colours[finding.state]}]{finding.state}[/]", finding.name, finding.words)
-    return lines
