@@ -51,7 +51,25 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(MAKE) audit
 	$(MAKE) test
+
+# The installed packages: known weaknesses, licences, and a list of them in CycloneDX's form.
+.PHONY: audit licences sbom release-check
+audit: setup
+	$(BIN)/python tools/audit.py
+
+licences: setup
+	$(BIN)/pip-licenses --from=mixed --order=license
+
+sbom: setup
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file build/sbom.json $(BIN)/python
+
+# Wheel and sdist, built, installed in fresh environments and served. QUICK= installs the dependencies anew, too.
+QUICK ?= --quick
+release-check: setup
+	$(BIN)/python tools/release_check.py $(QUICK)
 
 loadtest: setup
 	$(BIN)/avis loadtest http://$(HOST):$(PORT) --ramp

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,3 +182,13 @@ def test_kustomize_builds_them(name):
     for manifest in yaml.safe_load_all(run.stdout):
         if manifest["kind"] != "PodMonitor":
             kubernetes_validate.validate(manifest, VERSION, strict=True)
+
+
+def test_turn_reaches_the_server_and_nothing_else():
+    turn = COMPOSE["services"]["turn"]
+    major, minor = map(int, turn["image"].split(":")[1].split(".")[:2])
+    assert (major, minor) >= (4, 9), "older ones let a crafted address pass the list"
+    denied = set(re.findall(r"--denied-peer-ip=(\S+)", turn["command"]))
+    assert denied == {"0.0.0.0-255.255.255.255", "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"}
+    assert re.findall(r"--allowed-peer-ip=(\S+)", turn["command"]) == ["${PUBLIC_IP:-127.0.0.1}"]
+    assert {"--use-auth-secret", "--no-cli", "--no-multicast-peers"} <= set(turn["command"].split())
