@@ -25,7 +25,7 @@ from core.models.load import Model
 from core.models.table import MODELS
 from core.operators.table import Operator
 from core.video import from_pixels, to_pixels
-from server.commands import compare, options
+from server.commands import bench_preset, compare, options
 
 STREAM = "bench"
 STAGES = ("x_init", "encode", "denoise", "prox", "decode", "cache", "transfer")
@@ -119,6 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--operator", metavar="KIND", default="super_resolution", help=", ".join(options.OPERATORS))
     parser.add_argument("--long", action="store_true", help=f"compare the cost of chunk {LONG[0]} and chunk {LONG[1]}")
+    bench_preset.add_arguments(parser)
     options.add_json_argument(parser)
     options.add_operator_arguments(parser)
     options.add_solver_arguments(parser)
@@ -126,6 +127,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_json(args.json)
+    if args.preset:
+        return bench_preset.run(args, args.size or SIZE)
     if args.compare:
         return compare.run(args)
     if args.operator == "mask":

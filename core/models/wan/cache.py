@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 LATENTS = 3
-"""latent frames a chunk, and a slot of the ring"""
+"""latent frames of a chunk, and of a slot of its ring"""
 
 
 def axis_pairs(head_dim: int) -> tuple[int, int, int]:
@@ -54,25 +54,27 @@ class CacheSpec:
     """latent frames a chunk attends to, its own 3 included; a multiple of 3 (the paper: 21)"""
     sink: int = 0
     """latent frames, of the window, that stay from the start of the stream; a multiple of 3"""
+    latents: int = LATENTS
+    """latent frames of each pass; a solver of whole clips takes all of them in one"""
 
     def __post_init__(self) -> None:
-        if self.window < LATENTS or self.window % LATENTS or self.sink < 0 or self.sink % LATENTS:
+        if self.window < self.latents or self.window % self.latents or self.sink < 0 or self.sink % self.latents:
             raise ValueError(
-                f"window and sink are multiples of {LATENTS} latent frames, not {self.window} and {self.sink}"
+                f"window and sink are multiples of {self.latents} latent frames, not {self.window} and {self.sink}"
             )
-        if self.sink and self.window - self.sink < 2 * LATENTS:
+        if self.sink and self.window - self.sink < 2 * self.latents:
             raise ValueError(
                 f"a sink of {self.sink} leaves no past in a window of {self.window}: "
-                f"the window must be at least {self.sink + 2 * LATENTS}"
+                f"the window must be at least {self.sink + 2 * self.latents}"
             )
 
     @property
     def slots(self) -> int:
-        return self.window // LATENTS
+        return self.window // self.latents
 
     @property
     def sink_slots(self) -> int:
-        return self.sink // LATENTS
+        return self.sink // self.latents
 
     def slot(self, chunk: int) -> int:
         """The slot that chunk number `chunk` of a stream is written to: never one the chunk before it still needs."""
@@ -133,9 +135,9 @@ class KVCache:
     @torch.inference_mode()
     def empty(cls, spec: CacheSpec, height: int, width: int, device: torch.device | str, dtype: torch.dtype) -> KVCache:
         """The cache of a new stream of `height` x `width` tokens a latent frame."""
-        tokens = LATENTS * height * width
+        tokens = spec.latents * height * width
         shape = (spec.layers, 2, spec.slots, tokens, spec.heads, spec.head_dim)
-        turn = torch.zeros(LATENTS, height, width, spec.head_dim // 2, device=device)  # [3, h, w, pairs]
+        turn = torch.zeros(spec.latents, height, width, spec.head_dim // 2, device=device)  # [latents, h, w, pairs]
         time, high, wide = axis_pairs(spec.head_dim)
         turn[..., time : time + high] = angles(torch.arange(height, device=device), high)[None, :, None]
         turn[..., time + high :] = angles(torch.arange(width, device=device), wide)[None, None]
@@ -175,11 +177,11 @@ class KVCache:
         """Sets the ring's time angles to those of `chunk`, and keeps the sink next to the window."""
         ring, spec = self.ring, self.spec
         time = axis_pairs(spec.head_dim)[0]
-        positions = torch.arange(LATENTS * chunk, LATENTS * (chunk + 1), device=ring.cos.device)
+        positions = torch.arange(spec.latents * chunk, spec.latents * (chunk + 1), device=ring.cos.device)
         turn = angles(positions, time).repeat_interleave(self.height * self.width, dim=0)[:, None]
         ring.cos[..., :time] = turn.cos()
         ring.sin[..., :time] = turn.sin()
-        slid = LATENTS * (chunk + 1) - spec.window  # latent frames by which the window has left the sink
+        slid = spec.latents * (chunk + 1) - spec.window  # latent frames by which the window has left the sink
         if spec.sink and slid > 0:
             self._turn_sink(slid)
         ring.newest = chunk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,7 +15,7 @@ from core.errors import UsageError
 from core.model_settings import WanConfig
 from core.models.base import Condition, VideoCodec
 from core.models.table import Weights
-from core.models.wan.cache import LATENTS, CacheSpec, KVCache
+from core.models.wan.cache import CacheSpec, KVCache
 from core.models.wan.dit import CausalDiT, Context, DiTConfig
 from core.models.wan.taehv import TAEHV, TAEHVConfig
 from core.models.wan.vae import WanVAE, WanVAEConfig
@@ -47,16 +48,26 @@ class WanDenoiser:
     def chunks_to_settle(self) -> int:
         return self.spec.slots
 
-    @torch.inference_mode()
     def new_cache(self, height: int, width: int) -> KVCache:
         """The empty cache of a stream of `height` x `width` pixels, both multiples of 16."""
+        return self._empty(self.spec, height, width)
+
+    def cache_of(self, latents: int, height: int, width: int) -> KVCache:
+        """The empty cache for one pass over `latents` latents at once, which then all see each other.
+
+        For solvers of whole clips (all latents) and of single frames (one). Self-Forcing was trained on neither.
+        """
+        return self._empty(replace(self.spec, window=latents, sink=0, latents=latents), height, width)
+
+    @torch.inference_mode()
+    def _empty(self, spec: CacheSpec, height: int, width: int) -> KVCache:
         if height % 16 or width % 16:
             raise ValueError(f"expected multiples of 16 pixels each way, found {width}x{height}")
-        return KVCache.empty(self.spec, height // 16, width // 16, self.device, self.dtype)
+        return KVCache.empty(spec, height // 16, width // 16, self.device, self.dtype)
 
     @torch.inference_mode()
     def __call__(self, z: Tensor, t: float, cache: KVCache, condition: Condition | None = None) -> Tensor:
-        """The clean estimate z - t v of noisy latents z [3, C, h, w] at time `t` in [0, 1], in float32 (Eq. 4)."""
+        """The clean estimate z - t v of noisy latents z [L, C, h, w] at time `t` in [0, 1], in float32 (Eq. 4)."""
         self._check(z, cache)
         velocity = self.dit(z.to(self.dtype), t, cache.begin(), self.context)
         return z.float() - t * velocity.float()
@@ -69,7 +80,7 @@ class WanDenoiser:
         return cache.advance()
 
     def _check(self, z: Tensor, cache: KVCache) -> None:
-        expected = (LATENTS, self.dit.config.channels, 2 * cache.height, 2 * cache.width)
+        expected = (cache.spec.latents, self.dit.config.channels, 2 * cache.height, 2 * cache.width)
         if z.shape != expected:
             raise ValueError(f"expected latents {expected}, found {tuple(z.shape)}")
 

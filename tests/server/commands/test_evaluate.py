@@ -212,3 +212,20 @@ def test_fid_is_told_and_left_out(clip, tmp_path, capsys):
     assert cli.main(arguments) == 0
     assert "FID is left out" in capsys.readouterr().err.replace("\n", " ")
     assert "fid" not in json.loads((tmp_path / "r.json").read_text())["rows"][0]
+
+
+def test_bench_times_every_method_on_whole_clips(tmp_path):
+    arguments = ["bench", "--preset", "paper-table2", "--size", "64x48", "--frames", "33"]
+    assert cli.main([*arguments, "--json", str(tmp_path / "report.json")]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = {row["method"]: row for row in report["rows"]}
+    assert rows["holistic"]["latency"] == pytest.approx(rows["holistic"]["seconds"], rel=0.05)
+    assert rows["flash"]["latency"] < 0.8 * rows["flash"]["seconds"], "a stream shows its first chunk early"
+    assert (rows["flash"]["fill"], rows["holistic"]["fill"]) == (9 / 16, 33 / 16)
+    assert rows["flash"]["paper"]["fps"] == 5.91 and rows["holistic"]["paper"] is None
+    assert report["ratios"]["flash"] == 1
+
+
+def test_a_preset_of_bench_goes_with_no_other_comparison(capsys):
+    assert cli.main(["bench", "--preset", "paper-table2", "--long"]) == 2
+    assert "expected no --long" in capsys.readouterr().err

@@ -9,6 +9,8 @@ from core.contract import SolverConfig
 from core.engine import Engine
 from core.errors import UsageError
 from core.evaluation.bench import moving_scene
+from core.evaluation.rivals import RIVALS
+from core.evaluation.score import measured
 from core.model_settings import WanConfig
 from core.models.load import Model, load
 from core.models.wan import model as wan
@@ -131,3 +133,29 @@ def test_a_random_model_may_have_fewer_layers_and_the_published_one_not(tmp_path
     assert model.denoiser.spec.window == 6
     with pytest.raises(UsageError, match="the published weights have 30 layers: 1 need random weights"):
         load("wan2.1-1.3b", "pretrained", "cpu", settings={"layers": "1", "folder": str(tmp_path)})
+
+
+def test_a_pass_over_a_whole_clip_sees_later_latents_and_a_streams_passes_do_not(engine):
+    denoiser = engine.solver.denoiser
+    z = torch.randn(6, 16, 4, 6, generator=torch.Generator().manual_seed(0))
+    other = z.clone()
+    other[-1] += 1
+    whole, changed = (denoiser(part, 0.1, denoiser.cache_of(6, H, W)) for part in (z, other))
+    assert whole.shape == z.shape and (whole[0] - changed[0]).abs().max() > 1e-6
+    first = denoiser(z[:3], 0.1, denoiser.new_cache(H, W))
+    assert torch.equal(first, denoiser(other[:3], 0.1, denoiser.new_cache(H, W)))
+    three = denoiser(z[:3], 0.1, denoiser.cache_of(3, H, W))
+    assert torch.allclose(three, first, atol=1e-5), "a clip of one chunk is a stream's first chunk"
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_the_rivals_run_on_the_papers_backbone(engine, name):
+    operator = SuperResolution()
+    y = torch.cat([chunk.y for chunk in measured(FRAMES[:21], operator, 0, CPU)])
+    solver, residuals = RIVALS[name](engine.solver), []
+    for output_gamma in (0.0, 3.0):
+        config = SolverConfig(num_steps=1, output_gamma=output_gamma)
+        x = torch.cat([part.x for part in solver.restore_clip(y, operator, 0, config)])
+        assert x.shape == (21, 3, H, W) and x.isfinite().all()
+        residuals.append(operator.residual(x, y, None))
+    assert residuals[1] < 0.6 * residuals[0], "the measurement holds, whatever random weights say"
