@@ -1,7 +1,7 @@
-"""Builds wheel and sdist, installs each in a fresh environment, and serves the page from it. Ends with 1 when one fails.
+"""Builds wheel and sdist, installs each in a fresh environment, and serves the page from it. Ends with 1 on a failure.
 
 python tools/release_check.py            with every dependency installed anew, as `pipx run` would: minutes
-python tools/release_check.py --quick    with the dependencies of this environment: the files of ours are what is checked
+python tools/release_check.py --quick    with the dependencies of this environment: what is checked are our own files
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def check_content(archive: Path) -> None:
         names = zipfile.ZipFile(archive).namelist()
         assert not [name for name in names if name.startswith(("tests/", "data/"))], "the wheel has tests in it"
     else:
-        names = tarfile.open(archive).getnames()
+        with tarfile.open(archive) as opened:
+            names = opened.getnames()
     for wanted in ("web/index.html", "web/app.js", "core/weights/", "server/cli.py", "LICENSE"):
         assert any(wanted in name for name in names), f"{archive.name} lacks {wanted}"
     print(f"{archive.name}: {len(names)} files, {archive.stat().st_size / 1e6:.1f} MB")
