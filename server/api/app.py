@@ -14,7 +14,7 @@ from aiohttp import web
 
 from core.errors import UsageError
 from server import logs
-from server.api import cluster, whip
+from server.api import cluster, description, whip
 from server.api.access import ask_token
 from server.api.drain import let_sessions_end
 from server.api.endpoints import routes
@@ -38,7 +38,7 @@ def create_app(settings: Settings) -> web.Application:
     app = web.Application(middlewares=[name_requests, errors_as_json, ask_token], client_max_size=settings.max_body)
     app[SESSIONS] = Sessions(settings)
     app[REFUSALS] = logs.Sparing(INTERVAL)
-    app.add_routes(routes())
+    app.add_routes([*description.routes(), *routes()])
     app.cleanup_ctx.append(run_sessions)
     whip.attach(app)
     cluster.attach(app)

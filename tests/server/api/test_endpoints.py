@@ -294,7 +294,7 @@ async def test_whoever_does_not_show_the_token_opens_sees_and_changes_nothing(me
         assert (await http.request(method, path, headers={"Authorization": "bearer s3cret"})).status != 401
 
 
-OPEN = {"/", "/healthz", "/readyz", "/models", "/operators", "/{file}"}
+OPEN = {"/", "/healthz", "/readyz", "/models", "/operators", "/{file}", "/openapi.json", "/channel.json"}
 """what tells of the server only, and the page itself"""
 
 
