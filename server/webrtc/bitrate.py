@@ -126,13 +126,6 @@ class Pacer:
     burst: int = 12_000
     """bytes that may leave at once: an ordinary frame, or a twentieth of a second if that is less"""
     _free: float = 0.0
-    _newest: int | None = None
-
-    def is_new(self, sequence: int) -> bool:
-        """Whether the packet with this 16-bit number is sent for the first time."""
-        new = self._newest is None or 0 < (sequence - self._newest) % (1 << 16) < 1 << 15
-        self._newest = sequence if new else self._newest
-        return new
 
     def wait(self, size: int, bps: float, now: float, capacity: float | None = None) -> float:
         """Seconds until a packet of `size` bytes may leave; `capacity` is that of the path in bits per second."""

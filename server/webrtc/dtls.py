@@ -1,4 +1,4 @@
-"""The DTLS transport, which no packet of the peer ends, and which sends and takes within limits."""
+"""The DTLS transport, which no packet of the peer ends, and which takes packets within limits."""
 
 from __future__ import annotations
 
@@ -18,22 +18,18 @@ from server.webrtc.sctp import SctpGuard
 
 logger = logging.getLogger(__name__)
 
-LEAST_PAUSE = 0.002
-"""seconds; a shorter sleep costs more than it spreads"""
 RTCP_RATE = 16_000
 """bytes of RTCP per second that are taken: a word of it can name 17 lost packets"""
 
 
 class GuardedDtls(RTCDtlsTransport):
-    """A transport that a malformed packet of the peer does not end, and that paces what it sends."""
+    """A transport that a malformed packet of the peer does not end, nor a flood of them."""
 
     malformed: int
     """packets that could not be handled"""
     flooded: int
     """packets dropped because there were too many"""
     guard: SctpGuard | None
-    paced: dict[int, Callable[[int, int], float]]
-    """the pacers, by SSRC: each gives the seconds that a packet waits, from its sequence number and size"""
 
     @classmethod
     def adopt(cls, transport: RTCDtlsTransport, config: RtcConfig, stand_ins: dict[int, int]) -> GuardedDtls:
@@ -44,7 +40,7 @@ class GuardedDtls(RTCDtlsTransport):
         transport.__class__ = cls
         assert isinstance(transport, cls)
         transport.malformed = transport.flooded = 0
-        transport.guard, transport.paced = None, {}
+        transport.guard = None
         transport._clock = asyncio.get_running_loop().time
         transport._rtp_router = Router(stand_ins)  # type: ignore[assignment]
         transport._wires = {stand_in: wire for wire, stand_in in stand_ins.items()}
@@ -64,9 +60,6 @@ class GuardedDtls(RTCDtlsTransport):
         return self.flooded + (self.guard.dropped if self.guard else 0)
 
     async def _send_rtp(self, data: bytes) -> None:
-        pace = None if is_rtcp(data) else self.paced.get(int.from_bytes(data[8:12]))
-        if pace is not None and (pause := pace(int.from_bytes(data[2:4]), len(data))) > LEAST_PAUSE:
-            await asyncio.sleep(pause)
         if self._wires and not is_rtcp(data):
             wire = self._wires.get(data[1] & 0x7F, data[1] & 0x7F)
             data = data[:1] + bytes([data[1] & 0x80 | wire]) + data[2:]

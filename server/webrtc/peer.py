@@ -112,7 +112,8 @@ class PeerConnection(RTCPeerConnection):
 
     @property
     def video_sender(self) -> VideoSender | None:
-        return next((s for s in self.getSenders() if isinstance(s, VideoSender)), None)
+        senders: list[object] = list(self.getSenders())
+        return next((s for s in senders if isinstance(s, VideoSender)), None)
 
     @property
     def fault(self) -> str | None:
@@ -194,7 +195,7 @@ class PeerConnection(RTCPeerConnection):
         parent: Any = super()
         transceiver: RTCRtpTransceiver = parent._RTCPeerConnection__createTransceiver(direction, kind, sender_track)
         old = transceiver.sender
-        sender = VideoSender(sender_track or kind, old.transport, self.config) if kind == "video" else old
+        sender = VideoSender(sender_track, old.transport, self.config) if kind == "video" else old
         receiver_type = VideoReceiver if kind == "video" else AudioReceiver
         receiver = receiver_type(old.transport, self.config, self._layers.get(kind, ()))
         sender._stream_id = old._stream_id
