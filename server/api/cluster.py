@@ -61,9 +61,9 @@ class NodeSide:
             state=sessions.worker.state,
             draining=sessions.draining,
             places=settings.max_sessions,
-            open=sessions.reserved,
+            open=sessions.dispatch.reserved,
             free=sessions.free(now),
-            load=round(sessions.admission.load(now), 4),
+            load=round(sessions.dispatch.admission.load(now), 4),
             waiting=self.line.waiting(now),
             refused=sessions.refused_total,
             streams=streams,
@@ -73,7 +73,7 @@ class NodeSide:
         """Takes no new session from now on, and tells the clients to move within `seconds`. How many there are."""
         self.sessions.draining = True
         for session in self.sessions:
-            session.tell({"event": "draining", "seconds": seconds})
+            session.channel.send({"event": "draining", "seconds": seconds})
         if self._closing is not None:
             self._closing.cancel()
         self._closing = asyncio.get_running_loop().create_task(self._close_rest(seconds))

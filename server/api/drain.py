@@ -27,7 +27,7 @@ async def let_sessions_end(sessions: Sessions, patience: float) -> None:
         loop.add_signal_handler(number, hurry.set)
     logger.info("%d sessions may go on for %.0f s; a second signal ends them now", len(sessions), patience)
     for session in sessions:
-        session.tell({"event": "draining", "seconds": patience})
+        session.channel.send({"event": "draining", "seconds": patience})
     until = loop.time() + patience
     while len(sessions) and loop.time() < until and not await is_set_within(LOOK_EVERY, hurry):
         pass

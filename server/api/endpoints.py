@@ -185,9 +185,9 @@ async def stats(request: web.Request) -> web.Response:
             "device": {
                 "state": sessions.worker.state,
                 "restarts": sessions.worker.restarts,
-                "load": round(sessions.admission.load(now), 3),
-                "slowness": round(sessions.admission.slowness(now), 3),
-                "waiting": sessions.scheduler.waiting(),
+                "load": round(sessions.dispatch.admission.load(now), 3),
+                "slowness": round(sessions.dispatch.admission.costs.slowness(now), 3),
+                "waiting": sessions.dispatch.scheduler.waiting(),
             },
             "processes": {"server": usage(os.getpid()), "device": usage(sessions.worker.pid)},
             "tasks": len(asyncio.all_tasks()),

@@ -70,17 +70,18 @@ class SessionsCollector(Collector):
 
     def _of_device(self) -> Iterator[Metric]:
         sessions, now = self._sessions, asyncio.get_running_loop().time()
-        worker, admission = sessions.worker, sessions.admission
+        worker, dispatch = sessions.worker, sessions.dispatch
+        load, slowness = dispatch.admission.load(now), dispatch.admission.costs.slowness(now)
         states = {state: int(worker.state == state) for state in get_args(WorkerState)}
         yield gauges("avis_device_state", "1 for the state that the device is in.", "state", states)
         yield counter("avis_device_restarts", "Times that the device process was started again.", worker.restarts)
-        yield gauge("avis_device_load_ratio", "Share of the device's time that the sessions take.", admission.load(now))
-        yield gauge("avis_device_slowness_ratio", "Times that it is slower than warm.", admission.slowness(now))
-        yield gauge("avis_chunks_waiting", "Chunks that wait for the device.", sessions.scheduler.waiting())
-        yield histograms("avis_chunk_seconds", "Seconds of each stage of a chunk.", "stage", sessions.stages)
+        yield gauge("avis_device_load_ratio", "Share of the device's time that the sessions take.", load)
+        yield gauge("avis_device_slowness_ratio", "Times that it is slower than warm.", slowness)
+        yield gauge("avis_chunks_waiting", "Chunks that wait for the device.", dispatch.scheduler.waiting())
+        yield histograms("avis_chunk_seconds", "Seconds of each stage of a chunk.", "stage", dispatch.stages)
         text = "How far restored chunks are from what was measured: |y - A(x)| over |y|."
-        yield histogram("avis_chunk_residual_ratio", text, sessions.residuals)
-        yield counter("avis_chunk_deadline_misses", "Chunks that were restored too late.", sessions.late)
+        yield histogram("avis_chunk_residual_ratio", text, dispatch.residuals)
+        yield counter("avis_chunk_deadline_misses", "Chunks that were restored too late.", dispatch.late)
 
     def _of_processes(self) -> Iterator[Metric]:
         worker = self._sessions.worker

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from core.chunks import CHUNK_FRAMES
-from core.contract import Rung
-from server.device.frame_memory import FrameMemory, Pixels
+from core.contract import Pixels, Rung, SolverConfig
+from core.operators.config import OperatorConfig
+from server.device.frame_memory import FrameMemory
 from server.device.messages import (
     Close,
     DeviceOptions,
@@ -34,13 +35,16 @@ logger = logging.getLogger(__name__)
 WorkerState = Literal["starting", "warming", "ready", "restarting", "failed"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
-    """The context of a job: what the worker needs with a chunk, and what the session wants back with it."""
+    """What the worker needs with the frames of a chunk, and what the session wants back with them."""
 
     spec: StreamSpec
+    operator: OperatorConfig
+    solver: SolverConfig
+    """as the session asks for it; the Plan has what the chunk is restored with"""
     gap: bool
-    """frames are missing before this chunk; the session says so at the latest when it chooses the rung"""
+    """frames are missing before this chunk"""
     number: int
     """chunks of this session before it, over all its streams"""
     slots: tuple[int, ...]
@@ -48,14 +52,27 @@ class Work:
     timestamps: tuple[float, ...]
     """source timestamp of each frame, in seconds"""
     arrivals: tuple[float, ...]
-    """when each frame came, by the server's clock"""
+    """when each frame arrived, by the server's clock"""
     submitted: float
+    """when the chunk was full, by the same clock"""
     lost: tuple[int, ...] = ()
-    """indices of frames that the way lost; in their place lies the frame before"""
+    """indices of frames that the network lost; the frame before each is repeated in its place"""
     masked: tuple[int, ...] = ()
     """those of them that the operator does not measure"""
     standing: tuple[int, ...] = ()
-    """slots of frames that repeat the one before them while nothing came for a while"""
+    """slots of frames that repeat the one before them while the source paused"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the device does with a chunk, decided right before it starts."""
+
+    rung: Rung
+    solver: SolverConfig
+    gap: bool
+    """frames are missing before this chunk, or the chunks before it were skipped"""
+    deadline: float
+    """when the restored chunk is wanted, on a device as busy as it is now"""
 
 
 @dataclass(frozen=True)
@@ -64,29 +81,29 @@ class Restoration:
 
     stepped: Stepped
     pixels: Pixels
-    rung: Rung
+    plan: Plan
     started: float
     finished: float
 
 
 class Listener(Protocol):
-    """Who hears what became of a job. Called on the event loop; must not block."""
+    """Who plans the jobs, and hears what became of them. Called on the event loop; must not block."""
 
-    def choose_rung(self, job: Job, now: float) -> Rung:
-        """How good this chunk may be, asked right before it starts."""
+    def begin(self, job: Job[Work], now: float) -> Plan:
+        """Plans a job that is about to start."""
         ...
 
-    def on_restored(self, job: Job, restoration: Restoration) -> None: ...
+    def on_restored(self, job: Job[Work], restoration: Restoration) -> None: ...
 
-    def on_passed(self, job: Job) -> None:
-        """The chunk is not to be restored: its frames pass as they are."""
+    def on_skipped(self, job: Job[Work]) -> None:
+        """The chunk is not restored, as its plan said: its frames pass as they are."""
         ...
 
-    def on_refused(self, job: Job, reason: str) -> None:
+    def on_refused(self, job: Job[Work], reason: str) -> None:
         """The chunk failed by its session's own fault."""
         ...
 
-    def on_lost(self, job: Job | None) -> None:
+    def on_device_lost(self, job: Job[Work] | None) -> None:
         """The device is gone, and every stream with it; `job` was on it."""
         ...
 
@@ -148,9 +165,9 @@ class WorkerConfig:
 
 
 class Worker:
-    """Drives one device while the server lives. Jobs go in; the listener hears what became of them."""
+    """Drives one device while the server lives: jobs come from the scheduler, results go to the listener."""
 
-    def __init__(self, config: WorkerConfig, scheduler: Scheduler, listener: Listener):
+    def __init__(self, config: WorkerConfig, scheduler: Scheduler[Work], listener: Listener):
         self.config = config
         self.state: WorkerState = "starting"
         self.reason: str | None = None
@@ -166,7 +183,7 @@ class Worker:
         self._settled = asyncio.Event()
         self._closing: deque[str] = deque()
         self._memory: dict[str, tuple[StreamSpec, FrameMemory]] = {}
-        self._job: Job | None = None
+        self._job: Job[Work] | None = None
         self._slowest = 0.0
         """seconds of the slowest chunk so far"""
         self._warm = 0.0
@@ -174,11 +191,9 @@ class Worker:
         self._delay: float | None = None
         """seconds until the device starts again"""
 
-    def submit(self, job: Job) -> list[Job]:
-        """Queues a job and returns what was shed for it."""
-        shed = self._scheduler.submit(job)
+    def wake(self) -> None:
+        """The scheduler has a job, perhaps the first."""
         self._wake.set()
-        return shed
 
     def close(self, stream_id: str) -> None:
         """Forgets a stream, and has the device forget it. One that was never opened is no error."""
@@ -228,7 +243,7 @@ class Worker:
             await self._serve(self.device)
         except (DeviceLost, OSError) as error:
             logger.error("the device process is lost: %s", error)
-            await self._mourn()
+            await self._on_lost()
         finally:
             if self.device is not None:
                 await self.device.end()
@@ -281,46 +296,45 @@ class Worker:
             raise DeviceLost(f"the scheduler is not sound: {error}") from error
         await device.request(Ping(), self.config.least_patience)
 
-    async def _restore(self, device: Device, job: Job) -> None:
+    async def _restore(self, device: Device, job: Job[Work]) -> None:
         started = self._now()
-        rung = self._listener.choose_rung(job, started)
-        if rung == "passthrough":
-            return self._listener.on_passed(job)
+        plan = self._listener.begin(job, started)
+        if plan.rung == "passthrough":
+            return self._listener.on_skipped(job)
         reply = await self._open(device, job) if job.opening else None
         if not isinstance(reply, Refused):
-            reply = await self._step(device, job, rung)
+            reply = await self._step(device, job, plan)
         match reply:
             case Stepped() as stepped:
-                await self._deliver(job, stepped, rung, started)
+                await self._hand_back(job, stepped, plan, started)
             case Refused(reason):
                 self._listener.on_refused(job, reason)
             case other:
                 raise DeviceLost(f"it answered a chunk with {other}")
 
-    async def _open(self, device: Device, job: Job) -> Reply:
-        work: Work = job.context
+    async def _open(self, device: Device, job: Job[Work]) -> Reply:
+        work = job.work
         memory = self._memory_for(job.session_id, work.spec)
         output_bytes = frame_bytes(work.spec) * len(work.spec.panels)
-        message = Open(job.session_id, work.spec, job.operator, memory.input_bytes, output_bytes)
+        message = Open(job.session_id, work.spec, work.operator, memory.input_bytes, output_bytes)
         return await device.request(message, self.config.step_timeout, memory.fd)
 
-    async def _step(self, device: Device, job: Job, rung: Rung) -> Reply:
-        work: Work = job.context
-        frames: list[Pixels] = job.chunk.frames
+    async def _step(self, device: Device, job: Job[Work], plan: Plan) -> Reply:
+        frames, work = job.chunk.frames, job.work
         _, memory = self._memory[job.session_id]
         await asyncio.get_running_loop().run_in_executor(None, memory.write_input, frames)
         height, width, _ = frames[0].shape
         shape = (len(frames), height, width, 3)
-        message = Step(job.session_id, shape, job.operator, job.solver, rung, work.gap, work.masked)
+        message = Step(job.session_id, shape, work.operator, plan.solver, plan.rung, plan.gap, work.masked)
         return await device.request(message, self._patience(job))
 
-    async def _deliver(self, job: Job, stepped: Stepped, rung: Rung, started: float) -> None:
+    async def _hand_back(self, job: Job[Work], stepped: Stepped, plan: Plan, started: float) -> None:
         _, memory = self._memory[job.session_id]
         pixels = await asyncio.get_running_loop().run_in_executor(None, memory.read_output, stepped.shape)
         finished = self._now()
         self._slowest = max(self._slowest, finished - started)
         self._backoff.succeed()
-        self._listener.on_restored(job, Restoration(stepped, pixels, rung, started, finished))
+        self._listener.on_restored(job, Restoration(stepped, pixels, plan, started, finished))
 
     async def _close(self, device: Device, stream_id: str) -> None:
         entry = self._memory.pop(stream_id, None)
@@ -328,8 +342,8 @@ class Worker:
             await device.request(Close(stream_id), self.config.step_timeout)
             entry[1].close()
 
-    async def _mourn(self) -> None:
-        """The device is lost: says so, and decides whether it gets another life."""
+    async def _on_lost(self) -> None:
+        """The device is lost: reports that, and decides whether it gets another life."""
         job, self._job = self._job, None
         self._forget_streams()
         self._delay = self._backoff.fail()
@@ -337,7 +351,7 @@ class Worker:
             self._fail(f"it was lost {self._backoff.failures} times in a row")
         else:
             self._enter("restarting")
-        self._listener.on_lost(job)
+        self._listener.on_device_lost(job)
 
     async def _pause(self) -> None:
         self.restarts += 1
@@ -355,7 +369,7 @@ class Worker:
         self._memory[stream_id] = spec, memory
         return memory
 
-    def _patience(self, job: Job) -> float:
+    def _patience(self, job: Job[Work]) -> float:
         """What this chunk may take: many times the slowest so far; an opening one, all there is.
 
         A device whose warm-up took longer than a chunk may take at most is slow, not lost.

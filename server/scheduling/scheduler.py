@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
 
 from core.chunks import Chunk
+from core.contract import Pixels
+
+W = TypeVar("W")
 
 
-@dataclass(eq=False)
-class Job:
-    """One chunk of one session, wanted by `deadline`. All that the device needs travels with it."""
+@dataclass(frozen=True, eq=False)
+class Job(Generic[W]):
+    """One chunk of one session, wanted by `deadline`. Nobody changes it: what the device does with it is a Plan."""
 
     session_id: str
-    chunk: Chunk[Any]
+    chunk: Chunk[Pixels]
     deadline: float
     """when the restored chunk is wanted: the arrival of its last frame plus the session's budget"""
+    work: W
+    """all that the device needs beside the frames, and what the session wants back with the result"""
     opening: bool = False
     """the first chunk of a stream: it has its own length and anchors the rest, so it is never shed"""
-    operator: Any = None
-    solver: Any = None
-    rung: Any = "full"
-    context: Any = None
-    """whatever else the session wants back with the result: source timestamps, arrival times"""
 
 
 @dataclass
-class _Lane:
+class _Lane(Generic[W]):
     """One session's queue, and its place in the common calendar of re-injections."""
 
     spacing: float
@@ -35,13 +35,13 @@ class _Lane:
     cycle: float
     slot: float
     """when in each `cycle` seconds it is guided"""
-    queue: deque[Job] = field(default_factory=deque)
+    queue: deque[Job[W]] = field(default_factory=deque)
     turn: float = float("-inf")
     """the deadline its next chunk would have, had it kept its pace so far"""
 
 
 @dataclass
-class Scheduler:
+class Scheduler(Generic[W]):
     """Earliest deadline first over sessions; the chunks of one session in order, at most `backlog` waiting.
 
     A chunk that comes ahead of its session's pace, in the burst after a stall, counts as due at that pace.
@@ -56,7 +56,7 @@ class Scheduler:
     """chunks by which a session may run ahead of its pace, as it does after a network stall"""
     tolerance: float = 0.1
     """fraction by which a session's pace may exceed its frame rate, so that no clock's drift costs a chunk"""
-    _lanes: dict[str, _Lane] = field(default_factory=dict)
+    _lanes: dict[str, _Lane[W]] = field(default_factory=dict)
 
     def add(self, session_id: str, period: float = 0.75, reinject_every: int = 0, now: float = 0.0) -> int:
         """Opens the queue of a session of one chunk every `period` seconds, and returns its phase.
@@ -72,12 +72,12 @@ class Scheduler:
         self._lanes[session_id] = _Lane(period * (1 - self.tolerance), cycle, slot)
         return phase
 
-    def remove(self, session_id: str) -> list[Job]:
+    def remove(self, session_id: str) -> list[Job[W]]:
         """Forgets a session, known or not, and returns its jobs that still waited."""
         lane = self._lanes.pop(session_id, None)
         return list(lane.queue) if lane else []
 
-    def submit(self, job: Job) -> list[Job]:
+    def submit(self, job: Job[W]) -> list[Job[W]]:
         """Queues `job` and returns what was shed, oldest first: `job` itself when it is ahead of its pace.
 
         A job that opens a stream supersedes all that waits: those chunks belong to a stream that ended.
@@ -89,7 +89,7 @@ class Scheduler:
             lane.queue.append(job)
         return shed
 
-    def next(self) -> Job | None:
+    def next(self) -> Job[W] | None:
         """Takes the job to restore next, None when nothing waits."""
         lanes = [lane for lane in self._lanes.values() if lane.queue]
         if not lanes:
@@ -120,11 +120,11 @@ class Scheduler:
             assert not any(job.opening for job in jobs[1:]), f"{session_id} opens a stream behind another job"
 
     @staticmethod
-    def _due(lane: _Lane) -> tuple[float, float]:
+    def _due(lane: _Lane[W]) -> tuple[float, float]:
         """When a session's next chunk counts as due; of equal ones, the one whose turn is sooner comes first."""
         return max(lane.queue[0].deadline, lane.turn), lane.turn
 
-    def _excess(self, lane: _Lane, job: Job) -> list[Job]:
+    def _excess(self, lane: _Lane[W], job: Job[W]) -> list[Job[W]]:
         """What must go before `job` can wait: nothing, the oldest that opens no stream, or `job` itself."""
         ahead = min(len(lane.queue), self.backlog - 1)
         over_pace = lane.turn + (ahead - self.burst) * lane.spacing > job.deadline

@@ -58,6 +58,13 @@ class Deadlines:
     most: float
     """0: a session may live as long as it likes"""
 
+    @classmethod
+    def of(cls, settings: Settings) -> Deadlines:
+        """The deadlines that the settings name."""
+        return cls(
+            settings.connect_timeout, settings.first_frame_timeout, settings.idle_timeout, settings.max_session_time
+        )
+
     def expired(self, now: float, opened: float, connected: float | None, last_frame: float | None) -> str | None:
         """Why the session must end at `now`, or None."""
         if self.most and now - opened > self.most:

@@ -72,8 +72,8 @@ class Streams:
             del self._streams[name]
             raise
         session = opened.session
-        sound = Broadcast(session.sound, PLAYER_PACKETS) if session.sound else None
-        stream = Stream(name, session, offer, session.output, sound)
+        sound = Broadcast(session.outlet.sound, PLAYER_PACKETS) if session.outlet.sound else None
+        stream = Stream(name, session, offer, session.outlet.broadcast, sound)
         self._streams[name] = stream
         self._spawn(self._play(stream))
         return stream, opened.answer

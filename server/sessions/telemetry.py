@@ -127,6 +127,11 @@ class SessionFigures:
         self.latency_ms.add(1000 * latency, now)
         self.latency.add(latency)
 
+    def setbacks(self) -> dict[str, int]:
+        """What went wrong so far: frames dropped, by why, and chunks shed, passed through or failed; no zeros."""
+        chunks = {"shed": self.shed, "passed": self.chunks["passthrough"], "failed": self.failed}
+        return {name: value for name, value in {**self.dropped, **chunks}.items() if value}
+
     def absorb(self, other: SessionFigures) -> None:
         """Adds what another session counted; what it did lately is left out."""
         for one in fields(self):

@@ -26,7 +26,7 @@ from server.device.messages import (
     StreamSpec,
 )
 from server.device.process import DeviceLost
-from server.scheduling.admission import ON_CALENDAR
+from server.scheduling.costs import ON_CALENDAR
 from server.scheduling.scheduler import is_due
 from server.simulation.simulation import SimulatedDevice
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from pydantic import Field
@@ -18,7 +18,8 @@ from core.chunks import Chunk
 from core.config import Config
 from core.contract import Rung
 from server.media.playout import Playout
-from server.scheduling.admission import ON_CALENDAR, RATIOS, Admission, AdmissionConfig, Refuse, Workload, place
+from server.scheduling.admission import Admission, AdmissionConfig, Refuse, place
+from server.scheduling.costs import ON_CALENDAR, RATIOS, Workload
 from server.scheduling.ladder import Ladder
 from server.scheduling.scheduler import Job, Scheduler, is_due
 
@@ -113,13 +114,13 @@ class _Session:
     def period(self) -> float:
         return self.client.workload.period
 
-    def latency(self, now: float, job: Job) -> float:
+    def latency(self, now: float, job: Job[float]) -> float:
         """Hands a chunk that is ready to the playout: seconds its first frame will have taken."""
         while (due := self.playout.due()) is not None and due <= now:
             self.playout.take(due)
         first, frames = self.client.workload.frames * job.chunk.index, self.client.workload.frames
         self.playout.put([(first + frame, None) for frame in range(frames)], now)
-        arrived: float = job.context - (frames - 1) / self.client.workload.fps
+        arrived = job.work - (frames - 1) / self.client.workload.fps
         return max(self.playout.leaves(first), now) - arrived
 
 
@@ -127,12 +128,23 @@ class _Session:
 class _Device:
     behaviour: SimulatedDevice
     admission: Admission
-    scheduler: Scheduler = field(default_factory=Scheduler)
+    scheduler: Scheduler[float] = field(default_factory=Scheduler)
     sessions: dict[str, _Session] = field(default_factory=dict)
-    working: Job | None = None
+    working: Job[float] | None = None
     life: int = 0
     """deaths so far"""
     alive: bool = True
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A chunk as it starts on a device."""
+
+    job: Job[float]
+    """with the moment at which it arrived"""
+    rung: Rung
+    deadline: float
+    guided: bool
 
 
 class Simulation:
@@ -180,7 +192,7 @@ class Simulation:
             for workload in {client.workload for client in self.clients}:
                 for rung, factor in device.behaviour.warm_up.items():
                     seconds = device.behaviour.seconds * RATIOS[rung, False] * factor
-                    device.admission.calibrate(workload, seconds, rung)
+                    device.admission.costs.calibrate(workload, seconds, rung)
             for moment in device.behaviour.deaths:
                 self._at(moment, lambda device=device: self._die(device))  # type: ignore[misc]
         for index, client in enumerate(self.clients):
@@ -226,7 +238,7 @@ class Simulation:
             return
         opening = not session.grounded and session.device.scheduler.waiting(session.id) == 0
         deadline = self.now + session.client.workload.budget
-        job = Job(session.id, Chunk(session.chunks, []), deadline, opening, context=self.now)
+        job = Job(session.id, Chunk(session.chunks, []), deadline, self.now, opening)
         session.chunks += 1
         session.record.shed += len(session.device.scheduler.submit(job))
         self._serve(session.device)
@@ -239,45 +251,45 @@ class Simulation:
             else:
                 session.record.note(self.now, session.latency(self.now, job), "passthrough")
 
-    def _start(self, device: _Device, session: _Session, job: Job) -> None:
+    def _start(self, device: _Device, session: _Session, job: Job[float]) -> None:
         workload, opening = session.client.workload, not session.grounded
         due = is_due(job.chunk.index, workload.reinject_every, session.phase)
 
         def guided(rung: Rung) -> bool:
             return opening or (due and rung in ON_CALENDAR)
 
-        job.deadline = device.admission.tightened(session.id, job.deadline, self.now)
-        job.rung = session.ladder.choose(
+        deadline = device.admission.tightened(session.id, job.deadline, self.now)
+        rung = session.ladder.choose(
             self.now,
-            job.deadline,
-            lambda rung: device.admission.cost(self.now, workload, rung, guided(rung)),
+            deadline,
+            lambda rung: device.admission.costs.cost(self.now, workload, rung, guided(rung)),
             lowest="x_init" if opening else "passthrough",
         )
-        if job.rung == "passthrough":
-            return self._deliver(session, job, 0.0, False)
+        start = _Start(job, rung, deadline, guided(rung))
+        if rung == "passthrough":
+            return self._deliver(session, replace(start, guided=False))
         session.grounded = True
         device.working = job
-        seconds = device.behaviour.cost(self.now, job.rung, guided(job.rung), self._random)
-        life = device.life
-        self._at(self.now + seconds, lambda: self._finish(device, life, job, seconds, guided(job.rung)))
+        seconds, life = device.behaviour.cost(self.now, rung, start.guided, self._random), device.life
+        self._at(self.now + seconds, lambda: self._finish(device, life, start, seconds))
 
-    def _finish(self, device: _Device, life: int, job: Job, seconds: float, guided: bool) -> None:
+    def _finish(self, device: _Device, life: int, start: _Start, seconds: float) -> None:
         if device.life != life:
             return  # it died with the device
         device.working = None
-        session = device.sessions.get(job.session_id)
+        session = device.sessions.get(start.job.session_id)
         if session is not None:
-            device.admission.measure(self.now, session.client.workload, seconds, job.rung, guided)
-            self._deliver(session, job, seconds, guided)
+            device.admission.costs.measure(self.now, session.client.workload, seconds, start.rung, start.guided)
+            self._deliver(session, start)
         self._serve(device)
 
-    def _deliver(self, session: _Session, job: Job, seconds: float, guided: bool) -> None:
+    def _deliver(self, session: _Session, start: _Start) -> None:
         admission, ladder, record = session.device.admission, session.ladder, session.record
-        record.note(self.now, session.latency(self.now, job), job.rung)
-        if guided:
+        record.note(self.now, session.latency(self.now, start.job), start.rung)
+        if start.guided:
             record.guided.append(self.now)
         room = admission.room(session.id, ladder.next_up, self.now)
-        rung = ladder.observe(self.now, self.now - job.deadline, room, admission.fits(session.id, self.now))
+        rung = ladder.observe(self.now, self.now - start.deadline, room, admission.fits(session.id, self.now))
         admission.set_rung(session.id, rung)
 
     def _die(self, device: _Device) -> None:

@@ -14,7 +14,7 @@ from core.operators.blur import GaussianBlur
 from core.operators.masks import Inpainting
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import DeviceOptions, StreamSpec
-from server.device.worker import Work, Worker, WorkerConfig
+from server.device.worker import Plan, Work, Worker, WorkerConfig
 from server.scheduling.scheduler import Job, Scheduler
 
 HEIGHT, WIDTH, CHUNKS, MOST = 64, 96, 4, 8
@@ -73,14 +73,15 @@ class Streams:
 
     def submit(self, name, index):
         clip = self.clips[name]
-        work = Work(clip.spec, False, index, (), (), (), 0.0)
+        work = Work(clip.spec, clip.operator, clip.solver, False, index, (), (), (), 0.0)
         deadline = index + self.order.random()  # so that the device takes them in no order of its own
-        job = Job(name, clip.chunk(index), deadline, index == 0, clip.operator, clip.solver, context=work)
-        assert self.worker.submit(job) == []
+        assert self.scheduler.submit(Job(name, clip.chunk(index), deadline, work, index == 0)) == []
+        self.worker.wake()
 
-    def choose_rung(self, job, now):
+    def begin(self, job, now):
         self.served.append(job.session_id)
-        return self.clips[job.session_id].rungs[job.chunk.index]
+        rung = self.clips[job.session_id].rungs[job.chunk.index]
+        return Plan(rung, job.work.solver, job.work.gap, job.deadline)
 
     def on_restored(self, job, restoration):
         done = self.pixels[job.session_id]
@@ -90,14 +91,14 @@ class Streams:
         elif all(len(chunks) == CHUNKS for chunks in self.pixels.values()):
             self.all_back.set()
 
-    def on_passed(self, job):
+    def on_skipped(self, job):
         self.faults.append((job.session_id, "it passed"))
 
     def on_refused(self, job, reason):
         self.faults.append((job.session_id, reason))
         self.all_back.set()
 
-    def on_lost(self, job):
+    def on_device_lost(self, job):
         self.faults.append("the device was lost")
         self.all_back.set()
 

@@ -13,7 +13,11 @@ class Session:
     def __init__(self):
         self.told = []
 
-    def tell(self, message):
+    @property
+    def channel(self):
+        return self
+
+    def send(self, message):
         self.told.append(message)
 
 

@@ -118,7 +118,7 @@ async def test_a_session_is_opened_asked_changed_and_ended(http, offer):
         await refused(await method(url), 404)
     await refused(await http.patch(url, json={}), 404)
     assert len(http.sessions) == 0
-    assert http.sessions.admission._open == {}
+    assert http.sessions.dispatch.admission._open == {}
     http.sessions.check_integrity()
 
 
@@ -143,7 +143,7 @@ async def test_every_wrong_field_is_named_in_a_422_and_costs_no_place(http, offe
         body = {name: value for name, value in {**offer, **change}.items() if value is not None}
         await refused(await http.post("/sessions", json=body), 422, word)
     assert len(http.sessions) == 0
-    assert http.sessions.admission._open == {}
+    assert http.sessions.dispatch.admission._open == {}
 
 
 async def test_an_sdp_that_is_no_sdp_is_refused(http, offer):
@@ -386,7 +386,7 @@ async def test_an_attempt_to_resume_that_fails_leaves_the_session_as_it_was(http
     """Its track was swapped for one of a connection that never came to be, whose end then ended the session."""
     session_id = (await (await http.post("/sessions", json=offer)).json())["id"]
     session = http.sessions.get(session_id)
-    before = session.pc, session._track, session.sound
+    before = session.pc, session._track, session.outlet.sound
 
     async def negotiate_too_late(pc, *args):
         await negotiate(pc, *args)
@@ -396,4 +396,4 @@ async def test_an_attempt_to_resume_that_fails_leaves_the_session_as_it_was(http
     await refused(await http.post("/sessions", json={**offer, "resume": session_id}), 422)
     await asyncio.sleep(0.1)  # the connection that failed has ended by then, and its tracks
     assert http.sessions.get(session_id) is session and session.state is not SessionState.CLOSED
-    assert (session.pc, session._track, session.sound) == before
+    assert (session.pc, session._track, session.outlet.sound) == before

@@ -15,15 +15,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.chunks import Chunk
+from core.contract import SolverConfig
 from core.operators.super_resolution import SuperResolution
 from server.api.app import administered, create_app
 from server.api.keys import SESSIONS
 from server.api.metrics import admin_app
 from server.device.messages import Stepped
-from server.device.worker import Restoration, Work
+from server.device.worker import Plan, Restoration, Work
 from server.media.tracks import Outgoing
 from server.scheduling.scheduler import Job
-from server.sessions.session import ReportedChunk
+from server.sessions.outlet import ChunkReport
+from server.sessions.session import clock
 from server.sessions.telemetry import END_CODES
 from server.settings import read_settings
 from server.simulation.process import SimulatedProcess
@@ -70,10 +72,12 @@ async def read(http):
 
 def restored(session, rung="full", total=0.2):
     ms = {"x_init": 100 * total, "denoise": 900 * total, "total": 1000 * total}
-    work = Work(None, False, 0, slots=(0,), timestamps=(0.0,), arrivals=(1.0,), submitted=1.0)
-    job = Job(session.id, Chunk(0, []), deadline=2.0, operator=SuperResolution(), context=work)
+    work = Work(
+        None, SuperResolution(), SolverConfig(), False, 0, slots=(0,), timestamps=(0.0,), arrivals=(1.0,), submitted=1.0
+    )
+    job, plan = Job(session.id, Chunk(0, []), 2.0, work), Plan(rung, work.solver, False, 2.0)
     pixels = np.zeros((1, 96, 128, 3), np.uint8)
-    return job, Restoration(Stepped(pixels.shape, True, 0.1, None, None, ms), pixels, rung, 1.05, 1.05 + total)
+    return job, Restoration(Stepped(pixels.shape, True, 0.1, None, None, ms), pixels, plan, 1.05, 1.05 + total)
 
 
 async def test_sessions_refusals_and_the_device_are_counted(http):
@@ -98,8 +102,8 @@ async def test_sessions_refusals_and_the_device_are_counted(http):
 async def test_chunks_frames_and_stages_are_counted_and_outlive_their_session(http):
     session_id = (await (await http.post("/sessions", json=await offer())).json())["id"]
     session = http.sessions.get(session_id)
-    http.sessions.on_restored(*restored(session, total=0.2))
-    http.sessions.on_restored(*restored(session, "x_init", total=0.04))
+    http.sessions.dispatch.on_restored(*restored(session, total=0.2))
+    http.sessions.dispatch.on_restored(*restored(session, "x_init", total=0.04))
     session.figures.frames_in += 24
     session.figures.dropped["late"] += 2
     for latency in (0.9, 1.2, 30.0):
@@ -170,7 +174,7 @@ async def exported(http):
     """Each series that the server exports, with its labels."""
     session_id = (await (await http.post("/sessions", json=await offer())).json())["id"]
     session = http.sessions.get(session_id)
-    http.sessions.on_restored(*restored(session))
+    http.sessions.dispatch.on_restored(*restored(session))
     session.figures.dropped["late"] += 1
     assert (await http.post("/sessions", json={})).status == 422
     series = {}
@@ -223,9 +227,9 @@ def test_an_expression_that_asks_for_something_else_is_seen():
 async def test_why_sessions_ended_how_well_chunks_were_done_and_whether_in_time(http):
     ids = [(await (await http.post("/sessions", json=await offer())).json())["id"] for _ in range(2)]
     session = http.sessions.get(ids[0])
-    http.sessions.on_restored(*restored(session, total=0.2))  # from 1.05 on; its deadline is 2.0
-    http.sessions.on_restored(*restored(session, "x_init", total=1.5))
-    session._on_left(Outgoing(None, session._now() - 0.5, ReportedChunk({"ms": {}}, 0.0)), session._now())
+    http.sessions.dispatch.on_restored(*restored(session, total=0.2))  # from 1.05 on; its deadline is 2.0
+    http.sessions.dispatch.on_restored(*restored(session, "x_init", total=1.5))
+    session.outlet._on_left(Outgoing(None, clock() - 0.5, ChunkReport({"ms": {}}, 0.0)), clock())
     await http.delete(f"/sessions/{ids[0]}")
     http.sessions.end(ids[1], "no video for 10 s", "timeout")
     samples = await read(http)

@@ -193,7 +193,7 @@ async def test_sound_is_passed_on_untouched_and_in_time_with_the_picture():
                 await player.until(lambda: len(player.heard) > 60 and len(player.seen) > 30)
                 session = next(iter(app[SESSIONS]))
                 picture = median(session.figures.latency_ms.values(asyncio.get_running_loop().time())[-15:])
-                assert abs(session.sound.playout.delay * 1000 - picture) < 45
+                assert abs(session.outlet.sound.playout.delay * 1000 - picture) < 45
                 stamps = [frame.pts for _, frame in player.heard]
                 steps = [b - a for a, b in itertools.pairwise(stamps)]
                 assert min(steps) > 0 and steps.count(960) > 0.3 * len(steps), "20 ms, but where the delay followed"
@@ -449,7 +449,7 @@ async def test_a_session_is_recorded_only_where_the_server_says_so_and_the_clien
             await peer.until(lambda: session.figures.frames_left > 20)
             assert await peer.delete() == 200
         await asyncio.sleep(0.2)
-    assert session.recording.error is None
+    assert session.outlet.recording.error is None
     assert sorted(path.name.split(".", 1)[1] for path in tmp_path.iterdir()) == ["received.mkv", "restored.mkv"]
     for path in tmp_path.iterdir():
         with av.open(str(path)) as container:

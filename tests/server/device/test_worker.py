@@ -10,7 +10,7 @@ from core.contract import SolverConfig
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import Done, Loaded, Ready, Refused, Step, StreamSpec, Unusable
 from server.device.process import DeviceLost
-from server.device.worker import Backoff, Work, Worker, WorkerConfig
+from server.device.worker import Backoff, Plan, Work, Worker, WorkerConfig
 from server.scheduling.scheduler import Job, Scheduler
 from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice
@@ -25,19 +25,19 @@ class Listener:
         self.restored, self.passed, self.refused, self.lost, self.states = [], [], [], [], []
         self.rung = "full"
 
-    def choose_rung(self, job, now):
-        return self.rung
+    def begin(self, job, now):
+        return Plan(self.rung, job.work.solver, job.work.gap, job.deadline)
 
     def on_restored(self, job, restoration):
         self.restored.append((job, restoration))
 
-    def on_passed(self, job):
+    def on_skipped(self, job):
         self.passed.append(job)
 
     def on_refused(self, job, reason):
         self.refused.append((job, reason))
 
-    def on_lost(self, job):
+    def on_device_lost(self, job):
         self.lost.append(job)
 
     def on_state(self, state):
@@ -82,9 +82,12 @@ class Running:
 
     def submit(self, session, index, level=100, gap=False, **of_frames):
         frames = [np.full((16, 24, 3), level, np.uint8)] * (9 if index == 0 else 12)
-        work = Work(SPEC, gap, index, tuple(range(len(frames))), (), (), 0.0, **of_frames)
-        job = Job(session, Chunk(index, frames), index, index == 0, SuperResolution(), SolverConfig(), context=work)
-        return self.worker.submit(job)
+        work = Work(
+            SPEC, SuperResolution(), SolverConfig(), gap, index, tuple(range(len(frames))), (), (), 0.0, **of_frames
+        )
+        shed = self.scheduler.submit(Job(session, Chunk(index, frames), index, work, index == 0))
+        self.worker.wake()
+        return shed
 
 
 def running(*devices, config=None):
@@ -265,7 +268,7 @@ class BrokenQueue(deque):
         return False
 
     def __iter__(self):
-        return iter([Job("b", Chunk(0, []), 0.0)])
+        return iter([Job("b", Chunk(0, []), 0.0, None)])
 
 
 def test_backoff_grows_to_a_bound_and_starts_anew_after_a_success():
@@ -279,7 +282,7 @@ def test_backoff_grows_to_a_bound_and_starts_anew_after_a_success():
 async def test_patience_follows_the_pace_that_the_device_has_shown(slowest, patience):
     worker = Worker(WorkerConfig(), Scheduler(), Listener())
     worker._slowest = slowest
-    assert worker._patience(Job("a", Chunk(1, []), 0)) == patience
+    assert worker._patience(Job("a", Chunk(1, []), 0, None)) == patience
 
 
 @pytest.mark.parametrize("warm, slowest, patience", [(0.6, 0.02, 6.0), (4.0, 0.02, 30.0), (40.0, 0.02, 120.0)])
@@ -289,4 +292,4 @@ async def test_a_device_that_was_slow_at_warm_up_is_not_taken_for_lost(warm, slo
     async with running(Scripted([Loaded("m", "cpu", SolverConfig()), ready])) as r:
         await r.until(lambda: r.worker.state == "ready")
         r.worker._slowest = slowest
-        assert r.worker._patience(Job("a", Chunk(1, []), 0)) == patience
+        assert r.worker._patience(Job("a", Chunk(1, []), 0, None)) == patience

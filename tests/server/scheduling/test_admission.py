@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from server.scheduling.admission import Admission, AdmissionConfig, Admit, Refuse, Workload, place
+from server.scheduling.admission import Admission, AdmissionConfig, Admit, Refuse, place
+from server.scheduling.costs import Workload
 
 SMALL = Workload(model="m", width=256, height=144)
 LARGE = Workload(model="m", width=512, height=288)
@@ -13,7 +14,7 @@ LARGE = Workload(model="m", width=512, height=288)
 
 def device(seconds=0.1, **config):
     admission = Admission(AdmissionConfig(**config))
-    admission.calibrate(SMALL, seconds)
+    admission.costs.calibrate(SMALL, seconds)
     return admission
 
 
@@ -31,7 +32,7 @@ def test_sessions_are_admitted_until_the_reserve_of_time_is_reached():
     admission = device(0.01)
     count, refusal = fill(admission)
     assert admission.load(0.0) <= 0.85
-    assert admission.load(0.0) + admission.mean_cost(0.0, SMALL) / 0.75 > 0.85
+    assert admission.load(0.0) + admission.costs.mean_cost(0.0, SMALL) / 0.75 > 0.85
     assert "busy" in refusal.reason
     assert count > 10
 
@@ -89,59 +90,59 @@ def test_who_is_refused_is_refused_beside_more_sessions_and_on_a_slower_device(s
 
 def test_a_size_that_was_never_measured_costs_by_its_pixels_and_passes():
     admission = device(0.1)
-    assert admission.cost(0.0, LARGE) == pytest.approx(0.4)
-    assert admission.cost(0.0, SMALL.model_copy(update={"num_steps": 1})) == pytest.approx(0.1 * 2 / 3)
+    assert admission.costs.cost(0.0, LARGE) == pytest.approx(0.4)
+    assert admission.costs.cost(0.0, SMALL.model_copy(update={"num_steps": 1})) == pytest.approx(0.1 * 2 / 3)
 
 
 def test_of_a_large_model_x_init_costs_what_warm_up_measured_and_no_share_of_a_full_chunk():
     """A fifth of a chunk of 20 s was taken for its cost: no deadline allowed x_init, and every chunk passed through."""
     admission = device(20.0)
-    admission.calibrate(SMALL, 0.02, "x_init")
+    admission.costs.calibrate(SMALL, 0.02, "x_init")
     other = SMALL.model_copy(update={"num_steps": 1})
     for workload in (SMALL, other):
         for guided in (False, True):
-            assert admission.cost(0.0, workload, "x_init", guided) == pytest.approx(0.02)
-    assert admission.cost(0.0, LARGE, "x_init") == pytest.approx(0.08)
+            assert admission.costs.cost(0.0, workload, "x_init", guided) == pytest.approx(0.02)
+    assert admission.costs.cost(0.0, LARGE, "x_init") == pytest.approx(0.08)
     for chunk in range(20):
-        admission.measure(chunk * 0.75, SMALL, 0.02, "x_init")
-    assert admission.cost(15.0, SMALL) == pytest.approx(20.0), "a cheap chunk makes no other cheap"
+        admission.costs.measure(chunk * 0.75, SMALL, 0.02, "x_init")
+    assert admission.costs.cost(15.0, SMALL) == pytest.approx(20.0), "a cheap chunk makes no other cheap"
 
 
 def test_guided_chunks_count_by_how_often_they_come():
     admission = device(0.1)
-    admission.calibrate(SMALL, 0.3, guided=True)
-    means = [admission.mean_cost(0.0, SMALL.model_copy(update={"reinject_every": n})) for n in (0, 10, 1)]
+    admission.costs.calibrate(SMALL, 0.3, guided=True)
+    means = [admission.costs.mean_cost(0.0, SMALL.model_copy(update={"reinject_every": n})) for n in (0, 10, 1)]
     assert means == pytest.approx([0.1, 0.12, 0.3])
 
 
 def test_live_measurements_follow_a_device_that_slows_down_and_recovers():
     admission = device(0.1)
     for chunk in range(20):
-        admission.measure(chunk * 0.75, SMALL, 0.2)
-    assert admission.cost(15.0, SMALL) == pytest.approx(0.2, rel=0.02)
-    assert admission.cost(15.0, LARGE) == pytest.approx(0.8, rel=0.02)
+        admission.costs.measure(chunk * 0.75, SMALL, 0.2)
+    assert admission.costs.cost(15.0, SMALL) == pytest.approx(0.2, rel=0.02)
+    assert admission.costs.cost(15.0, LARGE) == pytest.approx(0.8, rel=0.02)
     for chunk in range(20, 30):
-        admission.measure(chunk * 0.75, SMALL, 0.1)
-    assert admission.cost(22.0, SMALL) == pytest.approx(0.1, rel=0.05)
+        admission.costs.measure(chunk * 0.75, SMALL, 0.1)
+    assert admission.costs.cost(22.0, SMALL) == pytest.approx(0.1, rel=0.05)
 
 
 def test_a_slow_spell_on_a_cheap_rung_does_not_make_that_rung_costly_for_ever():
     """The first chunk on x_init, measured on a device 40 times too slow, was taken for its normal cost."""
     admission = device(0.1)
     for chunk in range(40):
-        admission.measure(chunk * 0.75, SMALL, 0.02 * 40, rung="x_init")
+        admission.costs.measure(chunk * 0.75, SMALL, 0.02 * 40, rung="x_init")
     for chunk in range(40, 60):
-        admission.measure(chunk * 0.75, SMALL, 0.02, rung="x_init")
-    assert admission.cost(45.0, SMALL, "x_init") == pytest.approx(0.02, rel=0.1)
-    assert admission.cost(45.0, SMALL) < 0.2
+        admission.costs.measure(chunk * 0.75, SMALL, 0.02, rung="x_init")
+    assert admission.costs.cost(45.0, SMALL, "x_init") == pytest.approx(0.02, rel=0.1)
+    assert admission.costs.cost(45.0, SMALL) < 0.2
 
 
 def test_a_device_of_which_nothing_is_heard_is_trusted_again():
     admission = device(0.1)
     for chunk in range(20):
-        admission.measure(chunk * 0.75, SMALL, 4.0)
-    assert admission.slowness(15.0) > 20
-    assert admission.slowness(15.0 + 20.0) < 1.2
+        admission.costs.measure(chunk * 0.75, SMALL, 4.0)
+    assert admission.costs.slowness(15.0) > 20
+    assert admission.costs.slowness(15.0 + 20.0) < 1.2
 
 
 def test_a_device_that_nothing_dares_to_use_is_tried_again():
@@ -151,8 +152,8 @@ def test_a_device_that_nothing_dares_to_use_is_tried_again():
     admission.set_rung("a", "passthrough")
     assert not admission.room("a", "x_init", 101.0)
     assert admission.room("a", "x_init", 112.0)
-    assert admission.cost(112.0, SMALL, "x_init") < 0.5
-    admission.measure(112.0, SMALL, 3.0, "x_init", guided=True)
+    assert admission.costs.cost(112.0, SMALL, "x_init") < 0.5
+    admission.costs.measure(112.0, SMALL, 3.0, "x_init", guided=True)
     assert not admission.room("a", "x_init", 112.1), "it is as slow as it was"
     assert isinstance(admission.decide(SMALL, 130.0), Refuse), "no new session is let in on a hope"
 
@@ -163,41 +164,43 @@ def test_a_chunk_after_a_silence_tells_nothing_but_what_it_took():
     admission = device(0.1)
     admission.open("a", SMALL, 0.0)
     for now in (1.0, 9.0):
-        admission.measure(now, SMALL, 0.1)
-        assert admission.slowness(now) == pytest.approx(1)
+        admission.costs.measure(now, SMALL, 0.1)
+        assert admission.costs.slowness(now) == pytest.approx(1)
 
 
 def test_one_chunk_that_took_long_for_once_closes_nothing_for_long():
     """As a crowd left, one x_init took 2.5 s instead of 0.07: for ten seconds the device was passed by."""
     admission = device(0.5)
-    admission.calibrate(SMALL, 0.07, "x_init")
+    admission.costs.calibrate(SMALL, 0.07, "x_init")
     admission.open("a", SMALL, 0.0)
-    admission.measure(1.0, SMALL, 0.07, "x_init")
-    admission.measure(3.5, SMALL, 2.5, "x_init")
-    assert admission.cost(4.0, SMALL, "x_init") < SMALL.budget, "it is tried again at once"
+    admission.costs.measure(1.0, SMALL, 0.07, "x_init")
+    admission.costs.measure(3.5, SMALL, 2.5, "x_init")
+    assert admission.costs.cost(4.0, SMALL, "x_init") < SMALL.budget, "it is tried again at once"
     for chunk in range(5):
-        admission.measure(4.25 + 0.75 * chunk, SMALL, 0.07, "x_init")
-    assert admission.slowness(7.25) < 1.3
+        admission.costs.measure(4.25 + 0.75 * chunk, SMALL, 0.07, "x_init")
+    assert admission.costs.slowness(7.25) < 1.3
 
 
 def test_no_rung_is_ever_taken_for_dearer_than_a_better_one():
     """One chunk on no_reinjection took 1.2 s instead of 0.35: it was never tried again, nor what lies above it."""
     admission = device(0.5)
     for chunk in range(3):
-        admission.measure(0.75 * chunk, SMALL, 0.5)
-        admission.measure(0.75 * chunk + 0.3, SMALL, 1.5, "no_reinjection")
+        admission.costs.measure(0.75 * chunk, SMALL, 0.5)
+        admission.costs.measure(0.75 * chunk + 0.3, SMALL, 1.5, "no_reinjection")
     for guided in (False, True):
-        costs = [admission.cost(3.0, SMALL, rung, guided) for rung in ("full", "one_step", "no_reinjection", "x_init")]
+        costs = [
+            admission.costs.cost(3.0, SMALL, rung, guided) for rung in ("full", "one_step", "no_reinjection", "x_init")
+        ]
         assert costs == sorted(costs, reverse=True)
 
 
 def test_a_device_known_by_kinds_only_that_warm_up_did_not_measure_is_not_misjudged_for_ever():
     """Slowness three times too high and a kind three times too cheap explained each other, and nothing moved again."""
     admission = device(0.1)
-    admission._slowness, admission._measured_at = 3.0, 0.0
+    admission.costs._slowness, admission.costs._measured_at = 3.0, 0.0
     for chunk in range(20):
-        admission.measure(0.75 * chunk, SMALL, 0.07, "one_step")
-    assert admission.slowness(15.0) == pytest.approx(1.0, abs=0.1)
+        admission.costs.measure(0.75 * chunk, SMALL, 0.07, "one_step")
+    assert admission.costs.slowness(15.0) == pytest.approx(1.0, abs=0.1)
 
 
 def test_on_an_overloaded_device_a_chunk_is_wanted_sooner_than_its_budget():
@@ -220,39 +223,39 @@ def test_a_device_that_is_tried_in_vain_is_tried_ever_more_seldom():
     now, tries = 0.0, []
     while now < 300:
         now += 0.75
-        if admission.room("a", "x_init", now) and admission.cost(now, SMALL, "x_init") < SMALL.budget:
-            admission.measure(now, SMALL, 2.0, "x_init")
+        if admission.room("a", "x_init", now) and admission.costs.cost(now, SMALL, "x_init") < SMALL.budget:
+            admission.costs.measure(now, SMALL, 2.0, "x_init")
             tries.append(now)
     waits = [b - a for a, b in pairwise(tries)]
     assert 5 <= len(tries) <= 15
     assert waits[-1] > 4 * waits[0]
-    admission.measure(now, SMALL, 0.2, "x_init")
+    admission.costs.measure(now, SMALL, 0.2, "x_init")
     assert admission.room("a", "x_init", now + 3), "one try that went well makes up for all"
 
 
 @pytest.mark.parametrize(("seconds", "hoped"), [(3.0, 0.5), (20.0, 20 / 6), (0.3, 0.3)])
 def test_a_model_that_was_never_tried_is_taken_for_quicker_until_a_chunk_shows_what_it_takes(seconds, hoped):
     admission = device(seconds)
-    admission.calibrate(SMALL, 0.02, "x_init")
+    admission.costs.calibrate(SMALL, 0.02, "x_init")
     admission.open("a", SMALL, 0.0)
 
     def stay_low(start, chunks=8):
         for chunk in range(chunks):
-            admission.measure(start + 0.75 * chunk, SMALL, 0.02, "x_init")
+            admission.costs.measure(start + 0.75 * chunk, SMALL, 0.02, "x_init")
         return start + 0.75 * (chunks - 1)
 
-    assert admission.cost(0.75, SMALL) == pytest.approx(seconds)
+    assert admission.costs.cost(0.75, SMALL) == pytest.approx(seconds)
     now = stay_low(0.75)
-    assert admission.cost(now, SMALL) == pytest.approx(hoped)
+    assert admission.costs.cost(now, SMALL) == pytest.approx(hoped)
     assert isinstance(admission.decide(SMALL, now), Refuse), "no session is let in on a hope"
-    admission.measure(now + 1, SMALL, seconds)
-    assert admission.cost(stay_low(now + 1.75), SMALL) == pytest.approx(seconds)
+    admission.costs.measure(now + 1, SMALL, seconds)
+    assert admission.costs.cost(stay_low(now + 1.75), SMALL) == pytest.approx(seconds)
 
 
 def test_passthrough_tells_nothing_about_the_device():
     admission = device(0.1)
-    admission.measure(0.0, SMALL, 0.0, rung="passthrough")
-    assert admission.slowness(0.0) == 1
+    admission.costs.measure(0.0, SMALL, 0.0, rung="passthrough")
+    assert admission.costs.slowness(0.0) == 1
 
 
 def crowd(admission, rungs):
@@ -266,7 +269,7 @@ def test_there_is_room_above_only_while_the_reserve_holds():
     crowd(admission, ["full"] * 4)
     assert admission.fits("s0", 0.0)
     for chunk in range(100):
-        admission.measure(0.02 * chunk, SMALL, 0.22)
+        admission.costs.measure(0.02 * chunk, SMALL, 0.22)
     assert not admission.fits("s0", 2.0)
     for index in range(4):
         admission.set_rung(f"s{index}", "no_reinjection")
@@ -298,7 +301,7 @@ def test_a_session_above_its_share_makes_way_and_one_within_it_need_not():
 def test_of_a_session_that_takes_one_step_the_share_is_no_rung_that_it_has_not():
     admission = device(0.1)
     one_step = SMALL.model_copy(update={"num_steps": 1})
-    admission.calibrate(one_step, 0.33)
+    admission.costs.calibrate(one_step, 0.33)
     for index in range(2):
         admission.open(f"s{index}", one_step, 0.0)
         admission.set_rung(f"s{index}", "no_reinjection")
@@ -345,7 +348,7 @@ def test_a_changed_solver_changes_the_load():
 def test_nothing_can_cost_no_time_and_no_session_opens_twice():
     admission = device(0.1)
     with pytest.raises(ValueError, match="more than 0 seconds"):
-        admission.calibrate(SMALL, 0.0)
+        admission.costs.calibrate(SMALL, 0.0)
     admission.open("a", SMALL, 0.0)
     with pytest.raises(ValueError, match="open already"):
         admission.open("a", SMALL, 0.0)
@@ -354,8 +357,8 @@ def test_nothing_can_cost_no_time_and_no_session_opens_twice():
 def test_a_model_of_which_nothing_was_measured_is_learned_from_its_first_chunk():
     admission = Admission()
     assert isinstance(admission.decide(SMALL, 0.0), Admit)
-    admission.measure(0.0, SMALL, 0.25)
-    assert admission.cost(0.0, SMALL) == pytest.approx(0.25)
+    admission.costs.measure(0.0, SMALL, 0.25)
+    assert admission.costs.cost(0.0, SMALL) == pytest.approx(0.25)
 
 
 def test_sessions_go_to_the_device_with_the_most_time_left():

@@ -11,7 +11,7 @@ PERIOD = 0.75
 
 
 def job(session_id, index, deadline, opening=False):
-    return Job(session_id, Chunk(index, []), deadline, opening)
+    return Job(session_id, Chunk(index, []), deadline, None, opening)
 
 
 def scheduler_of(*session_ids, **options):

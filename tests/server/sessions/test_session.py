@@ -13,9 +13,10 @@ from core.operators.averages import TemporalAverage
 from core.operators.blur import GaussianBlur
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import Stepped
-from server.device.worker import Restoration
+from server.device.worker import Plan, Restoration
 from server.sessions.config import Deadlines, SessionConfig, SessionState, fit_size
-from server.sessions.session import CHANNEL_BYTES, INBOX, Session
+from server.sessions.outlet import CHANNEL_BYTES
+from server.sessions.session import Session, clock
 from server.settings import read_settings
 from server.webrtc.config import Arrival as Reception
 
@@ -36,17 +37,16 @@ class Peer:
 
 
 class Host:
-    """Stands for the server around a session: keeps its jobs, and restores them when told to."""
+    """Stands for the server around a session: keeps its jobs, or has no device for them."""
 
     def __init__(self):
-        self.jobs, self.ended, self.serves, self.shed = [], [], True, []
+        self.jobs, self.ended, self.serves = [], [], True
 
-    def submit(self, session, job):
-        if not self.serves:
-            return None
-        self.jobs.append(job)
-        shed, self.shed = self.shed, []
-        return shed
+    def queue(self, session, job):
+        if self.serves:
+            self.jobs.append(job)
+        else:
+            session.start_over([job])
 
     def sized(self, session):
         pass
@@ -118,7 +118,7 @@ async def make():
         config = {"mode": "simulate", "size": "64x64", "operator": SuperResolution(), **config}
         host, source, channel = Host(), Source(), Channel()
         session = Session("s", SessionConfig(**config), read_settings(), Peer(), host)
-        session.on_channel(channel)
+        session.channel.attach(channel)
         session.start(source)
         sessions.append(session)
         return session, host, source, channel
@@ -140,7 +140,7 @@ def restored(job, panels=1, rung="full"):
     pixels = np.concatenate([np.stack(job.chunk.frames)] * panels, axis=2)
     now = asyncio.get_running_loop().time()
     stepped = Stepped((count, height, width * panels, 3), job.opening, 0.25, 30.0, 28.0, {"total": 5.0})
-    return Restoration(stepped, pixels, rung, now, now)
+    return Restoration(stepped, pixels, Plan(rung, job.work.solver, job.work.gap, job.deadline), now, now)
 
 
 def levels(job):
@@ -154,8 +154,8 @@ async def test_frames_become_chunks_of_nine_and_then_twelve_with_their_slots(mak
     await until(lambda: len(host.jobs) == 3)
     assert [len(job.chunk.frames) for job in host.jobs] == [9, 12, 12]
     assert [job.opening for job in host.jobs] == [True, False, False]
-    assert [slot for job in host.jobs for slot in job.context.slots] == list(range(33))
-    assert host.jobs[1].context.timestamps[0] == pytest.approx(9 / FPS)
+    assert [slot for job in host.jobs for slot in job.work.slots] == list(range(33))
+    assert host.jobs[1].work.timestamps[0] == pytest.approx(9 / FPS)
     assert np.allclose(levels(host.jobs[2]), range(21, 33), atol=1)
 
 
@@ -163,8 +163,8 @@ async def test_restored_frames_leave_in_order_and_the_report_comes_with_the_firs
     session, host, source, channel = make()
     source.send(*range(9))
     await until(lambda: host.jobs)
-    player = session.output.join()
-    session.on_restored(host.jobs[0], restored(host.jobs[0]))
+    player = session.outlet.broadcast.join()
+    session.deliver(host.jobs[0], restored(host.jobs[0]))
     frames = []
     while not frames or frames[-1].pts < 8 * 90000 / FPS:  # on a busy machine some come too late
         frames.append(await player.recv())
@@ -188,39 +188,25 @@ async def test_incoming_frames_are_scaled_to_what_the_operator_measures(make):
 async def test_a_change_applies_from_the_chunk_that_it_names_and_not_within_one(make):
     session, host, source, _ = make()
     source.send(*range(12))
-    await until(lambda: host.jobs and session._chunker.pending == 3)
+    await until(lambda: host.jobs and session._intake.pending == 3)
     number = session.change(session.wanted.model_copy(update={"operator": GaussianBlur(sigma=2.0)}))
     assert number == 2
     source.send(*range(12, 33))
     await until(lambda: len(host.jobs) == 3)
-    assert [job.operator.kind for job in host.jobs] == ["super_resolution"] * 2 + ["gaussian_blur"]
+    assert [job.work.operator.kind for job in host.jobs] == ["super_resolution"] * 2 + ["gaussian_blur"]
     assert session.change(session.wanted.model_copy(update={"solver": SolverConfig(num_steps=1)})) == 3
 
 
 async def test_an_interruption_within_a_chunk_starts_the_chunk_again(make):
     session, host, source, _ = make(operator=TemporalAverage())
     source.send(*range(12))
-    await until(lambda: host.jobs and session._chunker.pending == 3)
+    await until(lambda: host.jobs and session._intake.pending == 3)
     source.send(*range(100, 112))
     await until(lambda: len(host.jobs) == 2)
     assert np.allclose(levels(host.jobs[1]), range(100, 112), atol=1)
     assert (host.jobs[1].chunk.index, len(host.jobs[1].chunk.frames)) == (1, 12)
     assert session.figures.dropped["gap"] == 3
-    session.choose_rung(host.jobs[1], 0.0, lambda rung: 0.0)
-    assert host.jobs[1].context.gap
-
-
-async def test_a_chunk_after_a_shed_one_knows_of_the_gap_and_the_shed_one_passes(make):
-    session, host, source, _ = make()
-    source.send(*range(21))
-    await until(lambda: len(host.jobs) == 2)
-    host.shed = [host.jobs[1]]
-    source.send(*range(21, 33))
-    await until(lambda: len(host.jobs) == 3)
-    session.choose_rung(host.jobs[2], 0.0, lambda rung: 0.0)
-    assert host.jobs[2].context.gap
-    assert session.figures.shed == 1
-    await until(lambda: session.restored.playout.waiting == 12)
+    assert host.jobs[1].work.gap
 
 
 async def test_frames_that_the_way_lost_are_told_to_the_operator_and_those_a_slow_camera_left_out_are_not(make):
@@ -229,30 +215,28 @@ async def test_frames_that_the_way_lost_are_told_to_the_operator_and_those_a_slo
     source.send(14, 15, lost=True)
     source.send(18, 19, 20)
     await until(lambda: len(host.jobs) == 2)
-    work = host.jobs[1].context
+    work = host.jobs[1].work
     assert work.slots == tuple(range(9, 21))
     assert (work.lost, work.masked) == ((3, 4), (3, 4))
     assert np.allclose(levels(host.jobs[1]), [9, 10, 11, 11, 11, 14, 15, 15, 15, 18, 19, 20], atol=1)
     frames = session.report()["frames"]
     assert (frames["lost"], frames["repeated"], frames["in"]) == (2, 2, 17)
     for job in host.jobs:
-        session.on_restored(job, restored(job))
-    session.output.join()
+        session.deliver(job, restored(job))
+    session.outlet.broadcast.join()
     await until(lambda: len([m for m in channel.sent if "chunk" in m]) == 2)
     assert [message["lost"] for message in channel.sent if "chunk" in message] == [0, 2]
 
 
 async def test_a_chunk_that_lost_more_than_half_stands_still_and_what_follows_is_a_gap(make):
-    session, host, source, _ = make()
+    _, host, source, _ = make()
     source.send(*range(12))
     source.send(19, lost=True)
     source.send(*range(20, 33))
     await until(lambda: len(host.jobs) == 3)
-    assert host.jobs[1].context.lost == tuple(range(3, 10))
-    assert host.jobs[1].context.masked == ()
-    for job in host.jobs:
-        session.choose_rung(job, 0.0, lambda rung: 0.0)
-    assert [job.context.gap for job in host.jobs] == [False, False, True]
+    assert host.jobs[1].work.lost == tuple(range(3, 10))
+    assert host.jobs[1].work.masked == ()
+    assert [job.work.gap for job in host.jobs] == [False, False, True]
 
 
 async def test_half_of_a_chunk_may_be_lost_and_is_masked(make):
@@ -261,7 +245,7 @@ async def test_half_of_a_chunk_may_be_lost_and_is_masked(make):
     source.send(18, lost=True)
     source.send(19, 20)
     await until(lambda: len(host.jobs) == 2)
-    assert host.jobs[1].context.masked == tuple(range(3, 9))
+    assert host.jobs[1].work.masked == tuple(range(3, 9))
 
 
 async def test_a_stream_never_opens_with_nothing_but_lost_frames(make):
@@ -269,17 +253,17 @@ async def test_a_stream_never_opens_with_nothing_but_lost_frames(make):
     session, host, source, _ = make()
     source.send(*range(9))
     await until(lambda: host.jobs)
-    session.on_lost([host.jobs[0]])
+    session.start_over([host.jobs[0]])
     source.send(20, lost=True)
     await until(lambda: len(host.jobs) == 2)
     assert host.jobs[1].opening
-    assert (len(host.jobs[1].context.lost), host.jobs[1].context.masked) == (9, ())
+    assert (len(host.jobs[1].work.lost), host.jobs[1].work.masked) == (9, ())
 
 
 async def test_frames_pass_at_the_restored_size_while_no_device_serves(make):
     session, host, source, channel = make(mode="incoming", panels=["degraded", "restored"])
     host.serves = False
-    player = session.output.join()
+    player = session.outlet.broadcast.join()
     source.send(*range(9))
     frame = await player.recv()
     assert (frame.width, frame.height) == (128, 64)
@@ -290,28 +274,19 @@ async def test_frames_pass_at_the_restored_size_while_no_device_serves(make):
 async def test_after_the_device_was_lost_the_next_chunk_opens_a_stream(make):
     session, host, source, _ = make()
     source.send(*range(24))
-    await until(lambda: len(host.jobs) == 2 and session._chunker.pending == 3)
-    session.on_lost([host.jobs[1]])
+    await until(lambda: len(host.jobs) == 2 and session._intake.pending == 3)
+    session.start_over([host.jobs[1]])
     source.send(*range(24, 33))
     await until(lambda: len(host.jobs) == 3)
     again = host.jobs[2]
-    assert (again.opening, len(again.chunk.frames), again.context.number) == (True, 9, 2)
-    assert again.context.slots == tuple(range(24, 33))
-
-
-async def test_an_opening_chunk_never_passes_the_device_by(make):
-    session, host, source, _ = make()
-    source.send(*range(21))
-    await until(lambda: len(host.jobs) == 2)
-    late = host.jobs[0].deadline + 1
-    assert session.choose_rung(host.jobs[0], late, lambda rung: 1.0) == "x_init"
-    assert session.choose_rung(host.jobs[1], late + 1, lambda rung: 1.0) == "passthrough"
+    assert (again.opening, len(again.chunk.frames), again.work.number) == (True, 9, 2)
+    assert again.work.slots == tuple(range(24, 33))
 
 
 async def test_a_slow_data_channel_costs_reports_and_not_memory(make):
     session, _, _, channel = make()
     channel.bufferedAmount = CHANNEL_BYTES + 1
-    session.tell({"chunk": 1})
+    session.channel.send({"chunk": 1})
     assert channel.sent == []
     assert session.figures.reports_dropped == 1
 
@@ -351,32 +326,18 @@ async def test_a_session_that_ends_as_it_was_resumed_still_closes_the_connection
     assert lost.closed and session.pc.closed
 
 
-async def test_a_resumed_session_masks_what_it_missed_and_its_next_chunk_is_guided(make):
-    session, host, source, _ = make(solver=SolverConfig(reinject_every=0))
+async def test_a_resumed_session_masks_what_it_missed(make):
+    session, host, source, _ = make()
     source.send(*range(12))
-    await until(lambda: session._chunker.pending == 3)
-    session._last_source = (session._last_source[0], session._now() - 4 / FPS)
+    await until(lambda: session._intake.pending == 3)
+    session._intake._last_source = (session._intake._last_source[0], clock() - 4 / FPS)
     source, lost = dial_anew(session)
     source.send(*range(500, 515))
     await until(lambda: len(host.jobs) == 2)
     assert lost.closed and session.report()["resumed"] == 1
-    work = host.jobs[1].context
+    work = host.jobs[1].work
     assert work.slots == tuple(range(9, 21))
     assert work.masked == tuple(range(3, 3 + len(work.masked))) and 2 <= len(work.masked) <= 4
-    session.choose_rung(host.jobs[1], 0.0, lambda rung: 0.0)
-    assert (host.jobs[1].solver.reinject_every, session.ungrounded) == (1, False)
-
-
-async def test_a_chunk_on_a_low_rung_leaves_the_guiding_to_the_next_one(make):
-    session, host, source, _ = make(solver=SolverConfig(reinject_every=0))
-    source.send(*range(33))
-    await until(lambda: len(host.jobs) == 3)
-    session.choose_rung(host.jobs[0], 0.0, lambda rung: 0.0)
-    session.ungrounded, session.ladder.rung = True, "x_init"
-    session.choose_rung(host.jobs[1], 0.0, lambda rung: 0.0)
-    session.ladder.rung = "full"
-    session.choose_rung(host.jobs[2], 0.0, lambda rung: 0.0)
-    assert [job.solver.reinject_every for job in host.jobs] == [0, 0, 1]
 
 
 # --- changes while it runs --------------------------------------------------------------------------
@@ -390,12 +351,12 @@ async def test_a_picture_that_changes_its_size_stays_whole_and_the_stream_goes_o
     source.paint(range(24, 33), 96, 72)
     await until(lambda: len(host.jobs) == 3)
     assert {frame.shape for job in host.jobs for frame in job.chunk.frames} == {(96, 128, 3)}
-    assert [slot for job in host.jobs for slot in job.context.slots] == list(range(33))
+    assert [slot for job in host.jobs for slot in job.work.slots] == list(range(33))
     assert session.report()["size"] == "128x96"
     for job in host.jobs:
         for frame in job.chunk.frames:
             assert np.allclose(box(frame), [[24, 72], [32, 96]], atol=1)
-    assert not any(job.context.lost for job in host.jobs) and not session.missed
+    assert not any(job.work.lost or job.work.gap for job in host.jobs)
 
 
 async def test_a_phone_that_is_turned_shows_the_middle_of_its_picture_unstretched(make):
@@ -419,8 +380,8 @@ async def test_a_source_that_changes_its_rate_fills_every_slot_once(make, rates)
         time += int(0.6 * rate) / rate
     source.at([time])
     expected = round(time * FPS) + 1
-    await until(lambda: sum(len(job.chunk.frames) for job in host.jobs) + session._chunker.pending == expected)
-    slots = [slot for job in host.jobs for slot in job.context.slots]
+    await until(lambda: sum(len(job.chunk.frames) for job in host.jobs) + session._intake.pending == expected)
+    slots = [slot for job in host.jobs for slot in job.work.slots]
     assert slots == list(range(len(slots)))
     assert session.figures.frames_lost == 0 and session.figures.dropped["gap"] == 0
 
@@ -429,50 +390,46 @@ async def test_a_paused_source_goes_on_where_time_is_and_its_pause_is_a_gap(make
     """A muted track or a sleeping tab: no frame for seconds, then frames whose timestamps went on."""
     session, host, source, _ = make(operator=TemporalAverage())
     source.send(*range(12))
-    await until(lambda: session._chunker.pending == 3)
-    session._sampler._seen = (session._sampler._seen[0], session._now() - 4)
-    session._sampler._arrival -= 4
+    await until(lambda: session._intake.pending == 3)
+    session._intake._sampler._seen = (session._intake._sampler._seen[0], clock() - 4)
+    session._intake._sampler._arrival -= 4
     source.send(*range(76, 88))
     await until(lambda: len(host.jobs) == 2)
-    assert host.jobs[1].context.slots == tuple(range(76, 88))
+    assert host.jobs[1].work.slots == tuple(range(76, 88))
     assert session.figures.dropped["gap"] == 3
     assert (session.figures.frames_repeated, session.figures.frames_lost) == (0, 0)
-    for job in host.jobs:
-        session.choose_rung(job, 0.0, lambda rung: 0.0)
-    assert host.jobs[1].context.gap
+    assert host.jobs[1].work.gap
 
 
 async def test_frames_that_stand_in_for_a_pause_are_told_to_the_playout_and_those_of_a_slow_source_are_not(make):
     _, host, source, _ = make()
     source.send(*range(9), 9, 12, 15, 21)
     await until(lambda: len(host.jobs) == 2)
-    assert host.jobs[1].context.slots == tuple(range(9, 21))
-    assert host.jobs[1].context.standing == tuple(range(16, 21))
+    assert host.jobs[1].work.slots == tuple(range(9, 21))
+    assert host.jobs[1].work.standing == tuple(range(16, 21))
 
 
 async def test_a_gap_after_chunks_that_still_wait_for_the_device_is_told_to_the_chunk_behind_it(make):
     """It was told to whichever chunk came to the device next, or to none when that was the opening one."""
     session, host, source, _ = make(operator=TemporalAverage())
     source.send(*range(22))
-    await until(lambda: len(host.jobs) == 2 and session._chunker.pending == 1)
+    await until(lambda: len(host.jobs) == 2 and session._intake.pending == 1)
     source.send(*range(100, 112))
     await until(lambda: len(host.jobs) == 3)
-    for job in host.jobs:
-        session.choose_rung(job, 0.0, lambda rung: 0.0)
-    assert [job.context.gap for job in host.jobs] == [False, False, True]
+    assert [job.work.gap for job in host.jobs] == [False, False, True]
 
 
 async def test_a_source_whose_clock_stood_still_while_it_was_muted_goes_on_in_time(make):
     """Some senders stop their clock with their picture: the next frame's timestamp follows the last one's."""
     session, host, source, _ = make()
     source.send(*range(12))
-    await until(lambda: session._chunker.pending == 3)
+    await until(lambda: session._intake.pending == 3)
     shift = 6.0
-    session._sampler._seen = (session._sampler._seen[0], session._now() - shift)
-    session._sampler._arrival -= shift
+    session._intake._sampler._seen = (session._intake._sampler._seen[0], clock() - shift)
+    session._intake._sampler._arrival -= shift
     source.send(*range(12, 24))
     await until(lambda: len(host.jobs) == 2)
-    slots = host.jobs[1].context.slots
+    slots = host.jobs[1].work.slots
     assert slots == tuple(range(slots[0], slots[0] + 12))
 
 
@@ -486,7 +443,36 @@ async def test_a_closed_session_says_why_and_leaves_no_task(make):
     assert session.state is SessionState.CLOSED
     assert asyncio.all_tasks() == before
     with pytest.raises(MediaStreamError):
-        await session.restored.recv()
+        await session.outlet.track.recv()
+
+
+async def test_tasks_that_are_done_are_forgotten(make):
+    """One dead task for each resumed connection stayed until the session ended."""
+    session, _, source, _ = make()
+    source.send(0)
+    await until(lambda: session.figures.frames_in == 1)
+    running = len(session._tasks)
+    for _ in range(5):
+        source.frames.put_nowait(None)
+        source, _ = dial_anew(session)
+        source.send(0)
+    await until(lambda: session.figures.frames_in == 6)
+    await until(lambda: len(session._tasks) == running)
+
+
+async def test_what_fails_as_a_session_closes_is_logged(make, caplog):
+    session, _, _, _ = make()
+
+    async def fail_at_the_end():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise OSError("the disk is full")
+
+    session._spawn(fail_at_the_end())
+    await asyncio.sleep(0)
+    await session.close("enough")
+    assert "the disk is full" in caplog.text
 
 
 async def test_a_fault_in_a_session_ends_that_session_and_is_logged(make, caplog):
@@ -496,23 +482,6 @@ async def test_a_fault_in_a_session_ends_that_session_and_is_logged(make, caplog
     await until(lambda: host.ended)
     assert "internal error" in host.ended[0]
     assert "session s failed" in caplog.text
-
-
-async def test_frames_are_bounded_when_conversion_stalls(make):
-    session, _, source, _ = make()
-    gate = asyncio.Event()
-
-    async def stall(picture):
-        await gate.wait()
-        return np.zeros((64, 64, 3), np.uint8)
-
-    session._convert = stall
-    session._settings = read_settings(idle_pause=0.5)
-    source.send(*range(30))
-    await until(lambda: session.figures.frames_in == 30)
-    await asyncio.sleep(0.01)
-    assert len(session._inbox) <= INBOX + FPS // 2
-    assert session.figures.dropped["overrun"] == 30 - len(session._inbox) - 1
 
 
 DEADLINES = Deadlines(connect=15, first_frame=5, idle=10, most=0)

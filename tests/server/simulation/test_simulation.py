@@ -12,8 +12,9 @@ from core.chunks import Chunk
 from core.contract import SolverConfig
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import StreamSpec
-from server.device.worker import Work, Worker, WorkerConfig
-from server.scheduling.admission import Admission, AdmissionConfig, Workload
+from server.device.worker import Plan, Work, Worker, WorkerConfig
+from server.scheduling.admission import Admission, AdmissionConfig
+from server.scheduling.costs import CostModel, Workload
 from server.scheduling.ladder import RUNGS
 from server.scheduling.scheduler import Job, Scheduler
 from server.settings import Settings
@@ -216,7 +217,7 @@ def test_x_init_that_always_takes_three_times_its_warm_up_keeps_no_session_low(s
 
 def test_without_a_doubt_about_warm_up_sessions_would_stay_on_x_init(monkeypatch):
     """The tests above can fail."""
-    monkeypatch.setattr(Admission, "_hoped", lambda self, now, workload, rung, seconds: seconds)
+    monkeypatch.setattr(CostModel, "_trial_cost", lambda self, now, workload, rung, seconds: seconds)
     device = SimulatedDevice(seconds=0.3, jitter=0.1, warm_up={"full": 10, "x_init": 1})
     assert full_after(device, 1) > 140
 
@@ -316,18 +317,18 @@ class Heard:
     def __init__(self):
         self.restored, self.lost, self.states, self.refused = [], [], [], []
 
-    def choose_rung(self, job, now):
-        return "full"
+    def begin(self, job, now):
+        return Plan("full", job.work.solver, job.work.gap, job.deadline)
 
     def on_restored(self, job, restoration):
         self.restored.append((job, restoration))
 
-    def on_passed(self, job): ...
+    def on_skipped(self, job): ...
 
     def on_refused(self, job, reason):
         self.refused.append(reason)
 
-    def on_lost(self, job):
+    def on_device_lost(self, job):
         self.lost.append(job)
 
     def on_state(self, state):
@@ -344,9 +345,9 @@ class SimulatedWorker(Worker):
 
 def a_job(index, frames, opening=False):
     spec = StreamSpec(32, 32, "simulate", ("original", "restored"))
-    work = Work(spec, False, index, (), (), (), 0.0)
+    work = Work(spec, SuperResolution(), SolverConfig(), False, index, (), (), (), 0.0)
     chunk = Chunk(index, [np.full((32, 32, 3), index + 1, np.uint8)] * frames)
-    return Job("a", chunk, 1e9, opening, SuperResolution(), SolverConfig(), context=work)
+    return Job("a", chunk, 1e9, work, opening)
 
 
 async def until(condition):
@@ -363,13 +364,15 @@ async def test_a_worker_drives_a_simulated_process_through_its_death_and_next_li
     running = asyncio.create_task(worker.run())
     try:
         await until(lambda: worker.state == "ready")
-        worker.submit(a_job(0, 9, opening=True))
+        scheduler.submit(a_job(0, 9, opening=True))
+        worker.wake()
         await until(lambda: not scheduler.waiting())
         worker.process.die()
         await until(lambda: heard.lost)
         await until(lambda: worker.state == "ready")
-        worker.submit(a_job(1, 9, opening=True))
-        worker.submit(a_job(2, 12))
+        scheduler.submit(a_job(1, 9, opening=True))
+        scheduler.submit(a_job(2, 12))
+        worker.wake()
         await until(lambda: len(heard.restored) == 2)
     finally:
         running.cancel()

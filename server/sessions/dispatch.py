@@ -1,0 +1,298 @@
+"""Brings the chunks of all sessions to the device, and back what became of them. Knows no HTTP.
+
+A chunk's way: `queue` > Scheduler > `begin`, which plans it > the device > `on_restored` > `Session.deliver`. A chunk
+that the device does not restore goes from any of these stops to `Session.pass_through`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from core.chunks import CHUNK_FRAMES
+from core.contract import Rung, SolverConfig
+from core.errors import UsageError, explain
+from server.device.messages import DeviceOptions, Ready
+from server.device.worker import Plan, Restoration, Work, Worker, WorkerConfig, WorkerState
+from server.scheduling.admission import Admission, AdmissionConfig, Refuse
+from server.scheduling.costs import Workload
+from server.scheduling.scheduler import Job, Scheduler
+from server.sessions.account import Account
+from server.sessions.config import SessionConfig
+from server.sessions.session import Session, clock
+from server.sessions.telemetry import RATIOS, EndCode, Histogram
+from server.settings import Settings
+
+SIZE = (416, 240)
+"""(width, height) that a session is taken for where nothing was warmed up"""
+
+
+class Dispatch:
+    """The device, its queue, and the account of every session. The worker's listener, and what sessions queue with."""
+
+    def __init__(self, settings: Settings, end: Callable[[str, str, EndCode], None]):
+        """`end` closes a session: its id, the reason in words, the reason as a code."""
+        self.settings = settings
+        self.scheduler: Scheduler[Work] = Scheduler(backlog=settings.backlog)
+        self.admission = Admission(AdmissionConfig(max_sessions=settings.max_sessions))
+        self.worker = Worker(worker_config(settings), self.scheduler, self)
+        self.stages: dict[str, Histogram] = {}
+        """seconds of each stage of the chunks that were restored"""
+        self.residuals = Histogram(RATIOS)
+        """of the chunks that were restored"""
+        self.late = 0
+        """chunks that were restored after their deadline"""
+        self._end = end
+        self._accounts: dict[str, Account] = {}
+        self._sessions: dict[str, Session] = {}
+        """those that are open; an account comes before its session"""
+
+    @property
+    def solver(self) -> SolverConfig:
+        """A session's solver settings where it says nothing."""
+        loaded = self.worker.loaded
+        return loaded.solver if loaded else SolverConfig.model_validate(self.settings.solver)
+
+    # --- accounts ---------------------------------------------------------------------------------
+
+    def refuse(self, config: SessionConfig, now: float) -> Refuse | None:
+        """Why the device cannot carry one more session, if so."""
+        if self.settings.admission == "places" and len(self._accounts) < self.settings.max_sessions:
+            return None
+        workload = self._workload(config, config.size)
+        decision = self.admission.decide(workload, now, self._bytes(workload))
+        return decision if isinstance(decision, Refuse) else None
+
+    @property
+    def reserved(self) -> int:
+        """Sessions that have a place: those that are open, and those that are being opened."""
+        return len(self._accounts)
+
+    def free(self, now: float) -> int:
+        """How many more sessions of the usual size the device could carry now."""
+        if self.worker.state != "ready":
+            return 0
+        if self.settings.admission == "places":
+            return max(0, self.settings.max_sessions - len(self._accounts))
+        workload = self._workload(SessionConfig(fps=self.settings.fps, solver=self.solver), None)
+        return self.admission.fitting(workload, now, self._bytes(workload))
+
+    def reserve(self, session_id: str, config: SessionConfig, now: float) -> None:
+        """Opens the account of a session that is about to open."""
+        workload = self._workload(config, config.size)
+        self.admission.open(session_id, workload, now, self._bytes(workload))
+        self._accounts[session_id] = Account(workload, self._add_queue(session_id, workload, now))
+
+    def attach(self, session: Session) -> None:
+        """The session of an account is open."""
+        self._sessions[session.id] = session
+
+    def release(self, session_id: str, now: float) -> None:
+        """Forgets a session, known or not: undoes `reserve` and `attach`."""
+        self._sessions.pop(session_id, None)
+        self._accounts.pop(session_id, None)
+        self.scheduler.remove(session_id)
+        self.admission.close(session_id, now)
+        self.worker.close(session_id)
+
+    def update(self, session_id: str, config: SessionConfig, size: tuple[int, int] | None) -> None:
+        """A session has another configuration, or has learnt its size."""
+        workload = self._workload(config, size)
+        self._accounts[session_id].workload = workload
+        self.admission.change(session_id, workload)
+
+    def reconnect(self, session_id: str) -> None:
+        """A session's frames come over another connection from now on."""
+        self._accounts[session_id].reconnected = True
+
+    def check_integrity(self, open_ids: set[str]) -> None:
+        """Raises AssertionError when one part still holds a session that another has let go, or the reverse."""
+        self.scheduler.check_integrity()
+        reserved = set(self._accounts)
+        assert open_ids <= reserved, "a session is open that has no account"
+        assert set(self._sessions) == open_ids, f"sessions {set(self._sessions)} are attached, {open_ids} are open"
+        assert self.admission.ids == reserved, f"admission counts {self.admission.ids}, the accounts are {reserved}"
+        assert self.scheduler.ids == reserved, f"the scheduler serves {self.scheduler.ids}, the accounts are {reserved}"
+
+    def _workload(self, config: SessionConfig, size: tuple[int, int] | None) -> Workload:
+        width, height = size or self._usual_size
+        return Workload(
+            model=self.settings.model,
+            width=width,
+            height=height,
+            num_steps=config.solver.num_steps or self.solver.num_steps,
+            reinject_every=config.solver.reinject_every,
+            fps=config.fps,
+            frames=CHUNK_FRAMES,
+            budget=self.settings.latency_budget,
+        )
+
+    @property
+    def _usual_size(self) -> tuple[int, int]:
+        """(width, height) that a session is taken for until its first frame arrives: the first one warmed up."""
+        measured = self.worker.ready.chunk_seconds if self.worker.ready else {}
+        return next(iter(measured), SIZE)
+
+    def _bytes(self, workload: Workload) -> int:
+        """Device memory that a session takes: that of the nearest size that was measured, by pixels."""
+        measured = self.worker.ready.session_bytes if self.worker.ready else {}
+        pixels = workload.width * workload.height
+        by_distance = [(abs(w * h - pixels), held * pixels // (w * h)) for (w, h), held in measured.items()]
+        return min(by_distance)[1] if by_distance else 0
+
+    def _add_queue(self, session_id: str, workload: Workload, now: float) -> int:
+        """Opens a session's queue, and returns its phase."""
+        return self.scheduler.add(session_id, workload.period, workload.reinject_every, now)
+
+    # --- for sessions (server.sessions.session.Host) ------------------------------------------------
+
+    def queue(self, session: Session, job: Job[Work]) -> None:
+        """Queues a chunk. What is shed for it passes through; without a device the stream starts over."""
+        if session.id not in self._accounts:
+            return session.start_over([job])
+        account = self._accounts[session.id]
+        if self.worker.state != "ready":
+            account.skipped = True
+            return session.start_over([job])
+        shed = self.scheduler.submit(job)
+        self.worker.wake()
+        session.figures.shed += len(shed)
+        for old in shed:
+            account.skipped = True
+            session.pass_through(old)
+
+    def sized(self, session: Session) -> None:
+        if session.id in self._sessions and session.spec is not None:
+            self.update(session.id, session.config, (session.spec.width, session.spec.height))
+
+    def end(self, session_id: str, reason: str, code: EndCode) -> None:
+        self._end(session_id, reason, code)
+
+    # --- for the worker (server.device.worker.Listener) ----------------------------------------------
+
+    def begin(self, job: Job[Work], now: float) -> Plan:
+        """Plans a chunk that is about to start."""
+        session, account = self._sessions.get(job.session_id), self._accounts.get(job.session_id)
+        if session is None or account is None:
+            return Plan("passthrough", job.work.solver, job.work.gap, job.deadline)
+
+        def cost(rung: Rung, guided: bool) -> float:
+            return self.admission.costs.cost(now, account.workload, rung, guided)
+
+        deadline = self.admission.tightened(session.id, job.deadline, now)
+        plan = account.plan(job, now, self.solver.num_steps, deadline, cost)
+        self._show_rung(session, account)
+        return plan
+
+    def on_restored(self, job: Job[Work], restoration: Restoration) -> None:
+        session = self._sessions.get(job.session_id)
+        if session is None:
+            return
+        account, rung, finished = self._accounts[session.id], restoration.plan.rung, restoration.finished
+        account.suspect = False
+        self._count(job, restoration)
+        if not (job.opening and rung == "x_init"):  # that one fills the codec's memories as well
+            seconds = restoration.stepped.ms["total"] / 1000
+            self.admission.costs.measure(finished, account.workload, seconds, rung, restoration.stepped.guided)
+        self._observe(session, account, finished, finished - restoration.plan.deadline)
+        session.deliver(job, restoration)
+
+    def on_skipped(self, job: Job[Work]) -> None:
+        session = self._sessions.get(job.session_id)
+        if session is not None:
+            account = self._accounts[session.id]
+            account.skipped = True
+            self._observe(session, account, clock(), -self.settings.latency_budget)
+            session.pass_through(job)
+
+    def on_refused(self, job: Job[Work], reason: str) -> None:
+        session = self._sessions.get(job.session_id)
+        if session is not None:
+            session.figures.failed += 1
+            self._end(job.session_id, f"its chunk {job.work.number} failed: {reason}", "chunk_failed")
+
+    def on_device_lost(self, job: Job[Work] | None) -> None:
+        for session in list(self._sessions.values()):
+            account, waiting = self._accounts[session.id], self.scheduler.remove(session.id)
+            account.phase = self._add_queue(session.id, account.workload, clock())
+            session.figures.device_losses += 1
+            if job is not None and job.session_id == session.id:
+                waiting = [job, *waiting]
+                self._suspect(session, account)
+            account.skipped = account.skipped or bool(waiting)
+            session.start_over(waiting)
+
+    def on_state(self, state: WorkerState) -> None:
+        if state == "ready" and self.worker.ready is not None:
+            memory = {"memory_bytes": self.worker.ready.memory_bytes}
+            self.admission.config = self.admission.config.model_copy(update=memory)
+            self._calibrate(self.worker.ready)
+        for session in self._sessions.values():
+            session.channel.send({"event": "device", "state": state})
+
+    def _calibrate(self, ready: Ready) -> None:
+        """Sets the costs that warm-up measured."""
+        for size, seconds in ready.chunk_seconds.items():
+            width, height = size
+            name, num_steps = self.settings.model, self.solver.num_steps
+            workload = Workload(model=name, width=width, height=height, num_steps=num_steps)
+            self.admission.costs.calibrate(workload, seconds)
+            if size in ready.x_init_seconds:
+                self.admission.costs.calibrate(workload, ready.x_init_seconds[size], "x_init")
+
+    def _count(self, job: Job[Work], restoration: Restoration) -> None:
+        """Counts what each stage of the chunk took, its waiting too, how well it was done and whether in time."""
+        self.residuals.add(restoration.stepped.residual)
+        self.late += restoration.finished > restoration.plan.deadline
+        waited = restoration.started - job.work.submitted
+        stages = {"queue": waited, **{stage: ms / 1000 for stage, ms in restoration.stepped.ms.items()}}
+        for stage, seconds in stages.items():
+            self.stages.setdefault(stage, Histogram()).add(seconds)
+
+    def _observe(self, session: Session, account: Account, now: float, lateness: float) -> None:
+        """Moves a session up or down its ladder, by how its chunk went."""
+        room = self.admission.room(session.id, account.ladder.next_up, now)
+        rung = account.ladder.observe(now, lateness, room, self.admission.fits(session.id, now))
+        self.admission.set_rung(session.id, rung)
+        self._show_rung(session, account)
+
+    def _show_rung(self, session: Session, account: Account) -> None:
+        if session.rung != account.ladder.rung:
+            session.show_rung(account.ladder.rung)
+
+    def _suspect(self, session: Session, account: Account) -> None:
+        """A session whose chunk was on the device when it died gets a second chance, and no third."""
+        if account.suspect:
+            self._end(session.id, "the device was lost twice in a row on its chunks", "device_lost")
+        account.suspect = True
+
+
+def check_solver(values: dict[str, Any]) -> dict[str, Any]:
+    """The solver settings that the server's own settings name. Raises UsageError for an unknown or wrong one."""
+    try:
+        return SolverConfig.model_validate(values).model_dump(include=set(values))
+    except ValidationError as error:
+        raise UsageError(f"setting solver.{explain(error)}") from error
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    options = DeviceOptions(
+        model=settings.model,
+        device=settings.device,
+        weights=settings.weights,
+        codec=settings.codec,
+        model_settings=settings.model_settings,
+        threads=settings.threads,
+        warm_sizes=settings.warm_sizes,
+        solver=check_solver(settings.solver),
+        log_level=settings.log_level,
+        log_format=settings.log_format,
+    )
+    return WorkerConfig(
+        options,
+        load_timeout=settings.load_timeout,
+        step_timeout=settings.step_timeout,
+        max_restarts=settings.max_restarts,
+    )

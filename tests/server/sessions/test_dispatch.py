@@ -1,0 +1,144 @@
+"""What brings chunks to the device and back, with the real policies and no device."""
+
+import pytest
+
+from core.chunks import Chunk
+from core.contract import SolverConfig
+from server.device.messages import Loaded, Ready, Stepped
+from server.device.worker import Plan, Restoration, Work
+from server.scheduling.scheduler import Job
+from server.sessions.config import SessionConfig
+from server.sessions.dispatch import Dispatch
+from server.sessions.outlet import ReportChannel
+from server.sessions.telemetry import SessionFigures
+from server.settings import read_settings
+
+
+class Session:
+    """Keeps what becomes of its chunks."""
+
+    def __init__(self, session_id):
+        self.id, self.rung, self.figures = session_id, "full", SessionFigures()
+        self.channel = ReportChannel(self.figures)
+        self.restored, self.passed, self.starts = [], [], 0
+
+    def deliver(self, job, restoration):
+        self.restored.append(job)
+
+    def pass_through(self, job):
+        self.passed.append(job)
+
+    def start_over(self, jobs):
+        self.starts += 1
+        self.passed += jobs
+
+    def show_rung(self, rung):
+        self.rung = rung
+
+
+@pytest.fixture
+async def dispatch():
+    ended = []
+    dispatch = Dispatch(read_settings(backlog=2), lambda *end: ended.append(end))
+    dispatch.ended = ended
+    dispatch.worker.loaded = Loaded("tiny", "cpu", SolverConfig(num_steps=1))
+    dispatch.worker.ready = Ready({(416, 240): 0.1}, {(416, 240): 10})
+    dispatch.worker._enter("ready")
+    return dispatch
+
+
+def enter(dispatch, session_id, **config):
+    session = Session(session_id)
+    dispatch.reserve(session_id, SessionConfig(**config), 0.0)
+    dispatch.attach(session)
+    return session
+
+
+def job(session, index, opening=None, deadline=None):
+    work = Work(None, None, SolverConfig(), False, index, (index,), (0.0,), (0.0,), 0.0)
+    deadline = 10.0 + 0.75 * index if deadline is None else deadline
+    return Job(session.id, Chunk(index, []), deadline, work, index == 0 if opening is None else opening)
+
+
+def restoration(rung="full", deadline=10.0):
+    stepped = Stepped((0, 0, 0, 3), False, 0.1, None, None, {"total": 100.0})
+    return Restoration(stepped, None, Plan(rung, SolverConfig(), False, deadline), 1.0, 1.1)
+
+
+async def test_a_chunk_goes_to_the_device_and_back_to_its_session(dispatch):
+    a, b = enter(dispatch, "a"), enter(dispatch, "b")
+    dispatch.queue(a, job(a, 0))
+    dispatch.queue(b, job(b, 0))
+    first = dispatch.scheduler.next()
+    assert dispatch.begin(first, 0.0).rung == "full"
+    dispatch.on_restored(first, restoration())
+    assert (a.restored, b.restored) == ([first], [])
+    dispatch.check_integrity({"a", "b"})
+
+
+async def test_what_is_shed_passes_through_and_the_next_chunk_follows_a_gap(dispatch):
+    session = enter(dispatch, "a")
+    dispatch.begin(job(session, 0), 0.0)
+    jobs = [job(session, index) for index in (1, 2, 3)]
+    for one in jobs:
+        dispatch.queue(session, one)
+    assert session.passed == jobs[:1]
+    assert session.figures.shed == 1
+    assert dispatch.begin(dispatch.scheduler.next(), 0.0).gap
+
+
+async def test_without_a_device_chunks_pass_through_and_the_stream_starts_over(dispatch):
+    session = enter(dispatch, "a")
+    dispatch.worker._enter("restarting")
+    dispatch.queue(session, job(session, 1))
+    assert (len(session.passed), session.starts) == (1, 1)
+    assert not dispatch.scheduler.waiting()
+
+
+async def test_a_device_that_is_lost_gives_every_waiting_chunk_back_to_its_session(dispatch):
+    a, b = enter(dispatch, "a"), enter(dispatch, "b")
+    on_device, waiting = job(a, 0), job(b, 0)
+    dispatch.queue(b, waiting)
+    dispatch.on_device_lost(on_device)
+    assert (a.passed, b.passed) == ([on_device], [waiting])
+    assert (a.figures.device_losses, b.figures.device_losses) == (1, 1)
+    assert not dispatch.ended
+    dispatch.check_integrity({"a", "b"})
+
+
+async def test_a_session_that_loses_the_device_twice_in_a_row_ends_and_no_other_does(dispatch):
+    a, b = enter(dispatch, "a"), enter(dispatch, "b")
+    dispatch.on_device_lost(job(a, 0))
+    dispatch.on_restored(job(b, 0), restoration())
+    dispatch.on_device_lost(job(a, 0))
+    assert [session_id for session_id, _, _ in dispatch.ended] == ["a"]
+
+
+async def test_a_chunk_of_a_session_that_has_gone_is_skipped_and_forgotten(dispatch):
+    session = enter(dispatch, "a")
+    dispatch.release("a", 0.0)
+    gone = job(session, 0)
+    assert dispatch.begin(gone, 0.0).rung == "passthrough"
+    dispatch.on_skipped(gone)
+    dispatch.on_refused(gone, "why")
+    dispatch.on_restored(gone, restoration())
+    assert not session.passed and not session.restored and not dispatch.ended
+    dispatch.queue(session, gone)
+    assert session.passed == [gone]
+    dispatch.check_integrity(set())
+
+
+async def test_a_session_is_shown_its_rung_as_it_goes_down_and_up(dispatch):
+    session = enter(dispatch, "a")
+    dispatch.on_restored(job(session, 1), restoration(deadline=0.5))
+    assert session.rung == "one_step"
+    assert dispatch.begin(job(session, 2, deadline=-1.0), 0.0).rung == "passthrough"
+    assert session.rung != "one_step"
+
+
+async def test_a_solver_of_no_steps_of_its_own_takes_those_of_the_model(dispatch):
+    """`{"solver": {"num_steps": 0}}` was answered with a 500: no workload has 0 steps."""
+    session = enter(dispatch, "a", solver=SolverConfig(num_steps=0))
+    assert dispatch._accounts["a"].workload.num_steps == 1
+    dispatch.queue(session, job(session, 0))
+    assert dispatch.begin(dispatch.scheduler.next(), 0.0).solver.num_steps == 1
