@@ -23,8 +23,9 @@ FORM = "%(asctime)s %(levelname)s %(name)s%(place)s: %(message)s"
 
 
 def public(session_id: str) -> str:
-    """What may be told of a session's id."""
-    return session_id[:PUBLIC]
+    """What may be told of a session's id, NODE.TOKEN or TOKEN."""
+    node, dot, token = session_id.rpartition(".")
+    return node + dot + token[:PUBLIC]
 
 
 def one_line(text: str, most: int = 300) -> str:

@@ -243,6 +243,11 @@ class Settings(BaseSettings):
     """least severity that is logged: debug, info, warning or error"""
     log_format: Literal["console", "json"] = "console"
     """console for people, or json: one object a line, with the request and the session it belongs to"""
+    trace_endpoint: str | None = Field(None, pattern="^https?://", max_length=2000)
+    """URL of an OpenTelemetry collector (OTLP over HTTP, as in http://127.0.0.1:4318/v1/traces) that gets a trace of
+    each chunk; needs the extra trace"""
+    trace_share: float = Field(1.0, ge=0, le=1)
+    """share of the chunks that is traced"""
 
     @model_validator(mode="after")
     def _serves_somebody(self) -> Settings:

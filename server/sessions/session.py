@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, Protocol
 
@@ -36,6 +36,9 @@ WIRE = ("packets", "given_up", "recovered", "late", "nacks", "key_frame_requests
 """counters of a connection that only grow"""
 CLOSE_TIMEOUT = 10.0
 """seconds that closing a peer connection may take"""
+
+Trace = Callable[[dict[str, Any]], None]
+"""takes the report of a chunk, to trace it"""
 
 
 class Host(Protocol):
@@ -75,7 +78,9 @@ class Session:
         """set by the host, see `show_rung`"""
         self.figures = SessionFigures()
         self.channel = ReportChannel(self.figures)
-        self.outlet = Outlet(config.fps, settings.preroll, self.figures, self.channel.send)
+        self.outlet = Outlet(config.fps, settings.preroll, self.figures, self._report)
+        self.trace: Trace | None = None
+        """hears of each chunk's report when it is complete"""
         self.spec: StreamSpec | None = None
         """known from the first frame on"""
         self.number = 0
@@ -128,6 +133,12 @@ class Session:
     def silence(self) -> float:
         """Seconds since the last frame arrived, or since the session was opened."""
         return clock() - (self._last_frame or self._opened)
+
+    def _report(self, report: dict[str, Any]) -> None:
+        """A chunk's first frame left: its report is complete."""
+        self.channel.send(report)
+        if self.trace is not None:
+            self.trace(report)
 
     def resume(self, pc: PeerConnection) -> None:
         """Goes on over `pc`, whose track `start` has taken in, in place of a connection that was lost."""

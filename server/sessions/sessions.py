@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from server.sessions.negotiation import negotiate, rtc_config
 from server.sessions.refusals import Asks, Place, Refusal
 from server.sessions.session import Session
 from server.sessions.telemetry import LIVES, EndCode, Histogram, SessionFigures
+from server.sessions.traces import tracer_of
 from server.sessions.waiting import WaitingList
 from server.settings import Settings, show_size
 from server.webrtc.offer import Offer
@@ -61,6 +63,7 @@ class Sessions:
         """sessions that ended, by why"""
         self.lives = Histogram(LIVES)
         """seconds that sessions lived which ended"""
+        self.tracer = tracer_of(settings)
         self._past = SessionFigures()
         """what sessions counted that have ended"""
         self._open: dict[str, Session] = {}
@@ -159,6 +162,8 @@ class Sessions:
             _, late = await asyncio.wait(self._tasks, timeout=self.settings.drain_timeout)
             for task in late:
                 task.cancel()
+        if self.tracer is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self.tracer.close)
 
     # --- figures ----------------------------------------------------------------------------------
 
@@ -257,6 +262,8 @@ class Sessions:
     def _new_session(self, session_id: str, config: SessionConfig) -> Session:
         pc = PeerConnection(rtc_config(self.settings, config.fps))
         session = Session(session_id, config, self.settings, pc, self.dispatch)
+        if (tracer := self.tracer) is not None:
+            session.trace = lambda report: tracer.trace(session_id, report, time.time_ns())
         self._open[session_id] = session
         self.dispatch.attach(session)
         self.opened_total += 1

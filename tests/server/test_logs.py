@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from server import logs
 from server.api.app import create_app
 from server.api.keys import SESSIONS
-from server.logs import REQUEST, SESSION, Console, Context, Json, Sparing, one_line
+from server.logs import REQUEST, SESSION, Console, Context, Json, Sparing, one_line, public
 from server.sessions.telemetry import SessionFigures
 from server.settings import read_settings
 from server.simulation.process import SimulatedProcess
@@ -31,6 +31,11 @@ def test_both_forms_tell_the_request_and_the_session():
     assert json.loads(Json().format(line)).items() >= {"request": "aa", "session": "bb", "level": "info"}.items()
     assert json.loads(Json().format(told))["session"] == "cc", "who names a session himself knows better"
     assert Console().format(record()).endswith("INFO avis: hello")
+
+
+def test_of_a_sessions_id_eight_letters_are_told_and_the_node_that_it_names():
+    assert public("abcdefghijklmnop") == "abcdefgh"
+    assert public("a-node-with-a-long-name.abcdefghijklmnop") == "a-node-with-a-long-name.abcdefgh"
 
 
 def test_a_json_line_is_one_line_whatever_it_tells():

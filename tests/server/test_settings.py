@@ -1,7 +1,7 @@
 import pytest
 
 from core.errors import UsageError
-from server.sessions.sessions import worker_config
+from server.sessions.dispatch import worker_config
 from server.settings import device_environment, parse_size, read_settings
 
 
