@@ -91,9 +91,11 @@ class Admission:
         if not self._open:
             self.costs.idle()
 
-    def change(self, session_id: str, workload: Workload) -> None:
-        """A session's operator or solver changed, and its cost with it."""
-        self._open[session_id].workload = workload
+    def change(self, session_id: str, workload: Workload, session_bytes: int | None = None) -> None:
+        """A session's operator, solver or size changed, and its cost with it; its memory as well, when it is given."""
+        session = self._open[session_id]
+        session.workload = workload
+        session.bytes = session.bytes if session_bytes is None else session_bytes
 
     def set_rung(self, session_id: str, rung: Rung) -> None:
         """A session went up or down its ladder."""
@@ -170,6 +172,14 @@ class Admission:
         if reason is None and self._open:
             reason = self._no_time(now, sessions, load)
         return Refuse(reason, self._retry_after()) if reason else Admit(load)
+
+    def readmit(self, session_id: str, now: float) -> Admit | Refuse:
+        """Whether an open session, whose workload has changed, would be admitted beside the others."""
+        session = self._open.pop(session_id)
+        try:
+            return self.decide(session.workload, now, session.bytes)
+        finally:
+            self._open[session_id] = session
 
     def fitting(self, workload: Workload, now: float, session_bytes: int = 0) -> int:
         """How many more sessions of this workload would be admitted, up to `FITTING`. None of them is opened."""

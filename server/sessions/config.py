@@ -85,4 +85,6 @@ def fit_size(config: SessionConfig, width: int, height: int, settings: Settings)
     width, height = round(width * enlarges), round(height * enlarges)
     shrink = min(1.0, (settings.max_pixels / (width * height)) ** 0.5)
     least = -(-settings.min_side // 16) * 16
-    return max(least, int(width * shrink) // 16 * 16), max(least, int(height * shrink) // 16 * 16)
+    width, height = (max(least, int(side * shrink) // 16 * 16) for side in (width, height))
+    longest = max(least, settings.max_pixels // min(width, height) // 16 * 16)
+    return min(width, longest), min(height, longest)

@@ -23,7 +23,7 @@ from server.sessions.account import Account
 from server.sessions.config import SessionConfig
 from server.sessions.session import Session, clock
 from server.sessions.telemetry import RATIOS, EndCode, Histogram
-from server.settings import Settings
+from server.settings import Settings, show_size
 
 SIZE = (416, 240)
 """(width, height) that a session is taken for where nothing was warmed up"""
@@ -101,7 +101,7 @@ class Dispatch:
         """A session has another configuration, or has learnt its size."""
         workload = self._workload(config, size)
         self._accounts[session_id].workload = workload
-        self.admission.change(session_id, workload)
+        self.admission.change(session_id, workload, self._bytes(workload))
 
     def reconnect(self, session_id: str) -> None:
         """A session's frames come over another connection from now on."""
@@ -164,8 +164,16 @@ class Dispatch:
             session.pass_through(old)
 
     def sized(self, session: Session) -> None:
-        if session.id in self._sessions and session.spec is not None:
-            self.update(session.id, session.config, (session.spec.width, session.spec.height))
+        """Admits a session once more when it learns that it is larger than the usual size, at which it was admitted."""
+        if session.id not in self._sessions or session.spec is None:
+            return
+        size, before = (session.spec.width, session.spec.height), self._accounts[session.id].workload
+        self.update(session.id, session.config, size)
+        if self.settings.admission == "places" or size[0] * size[1] <= before.width * before.height:
+            return
+        decision = self.admission.readmit(session.id, clock())
+        if isinstance(decision, Refuse):
+            self.end(session.id, f"the server is too full for frames of {show_size(size)}: {decision.reason}", "full")
 
     def end(self, session_id: str, reason: str, code: EndCode) -> None:
         self._end(session_id, reason, code)

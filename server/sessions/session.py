@@ -204,7 +204,8 @@ class Session:
             opened = self._dialled if self._connected is None else self._opened
             reason = self._deadlines.expired(clock(), opened, self._connected, self._last_frame)
             if reason is not None:
-                return self._host.end(self.id, reason, "timeout")
+                fault = self.pc.fault
+                return self._host.end(self.id, f"{reason}: {fault}" if fault else reason, "timeout")
 
     # --- in ---------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class Session:
                 frame = await track.recv()
             except MediaStreamError:
                 if track is self._track:
-                    self._host.end(self.id, "the client ended its video", "client")
+                    self._host.end(self.id, self.pc.fault or "the client ended its video", "client")
                 return
             assert isinstance(frame, VideoFrame)
             self._take(frame, clock())

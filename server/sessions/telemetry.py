@@ -57,8 +57,11 @@ RATIOS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 LIVES = (1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """seconds that sessions live"""
 
-EndCode = Literal["client", "connection", "timeout", "taken_over", "chunk_failed", "device_lost", "shutdown", "fault"]
-"""why a session ended: `connection` failed or was closed, `timeout` of any deadline, `fault` of ours"""
+EndCode = Literal[
+    "client", "connection", "timeout", "full", "taken_over", "chunk_failed", "device_lost", "shutdown", "fault"
+]
+"""why a session ended: `connection` failed or was closed, `timeout` of any deadline, `full`: too large to be carried,
+`fault` of ours"""
 END_CODES: tuple[EndCode, ...] = get_args(EndCode)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from core.chunks import Chunk
 from core.contract import SolverConfig
-from server.device.messages import Loaded, Ready, Stepped
+from server.device.messages import Loaded, Ready, Stepped, StreamSpec
 from server.device.worker import Plan, Restoration, Work
 from server.scheduling.scheduler import Job
 from server.sessions.config import SessionConfig
@@ -142,3 +142,35 @@ async def test_a_solver_of_no_steps_of_its_own_takes_those_of_the_model(dispatch
     assert dispatch._accounts["a"].workload.num_steps == 1
     dispatch.queue(session, job(session, 0))
     assert dispatch.begin(dispatch.scheduler.next(), 0.0).solver.num_steps == 1
+
+
+def learn(dispatch, session, width, height):
+    """The session's first frame fixes its size."""
+    session.config = SessionConfig()
+    session.spec = StreamSpec(height, width, "incoming", ("restored",), 0)
+    dispatch.sized(session)
+
+
+async def test_a_session_that_is_too_large_beside_others_ends_when_it_learns_its_size(dispatch):
+    """It was admitted at the usual size, whatever it sent then: one of 1.05 million pixels took the device from all."""
+    for other in "acd":
+        enter(dispatch, other)
+    session = enter(dispatch, "b")
+    learn(dispatch, session, 416, 240)
+    assert not dispatch.ended
+    learn(dispatch, session, 832, 480)
+    [(session_id, reason, code)] = dispatch.ended
+    assert (session_id, code) == ("b", "full") and "832x480" in reason
+    dispatch.check_integrity(set("abcd"))
+
+
+async def test_a_session_alone_may_be_as_large_as_it_likes(dispatch):
+    learn(dispatch, enter(dispatch, "a"), 832, 480)
+    assert not dispatch.ended
+    dispatch.check_integrity({"a"})
+
+
+async def test_a_session_without_memory_for_its_size_ends(dispatch):
+    dispatch.admission.config = dispatch.admission.config.model_copy(update={"memory_bytes": 30})
+    learn(dispatch, enter(dispatch, "a"), 832, 480)
+    assert dispatch.ended and "MiB" in dispatch.ended[0][1]

@@ -28,6 +28,7 @@ class Peer:
 
     def __init__(self):
         self.closed = False
+        self.fault = None
 
     async def close(self):
         self.closed = True
@@ -517,6 +518,9 @@ def test_a_session_may_be_given_a_longest_time():
         (GaussianBlur(sigma=3.0), "incoming", (641, 361), (640, 352)),
         (GaussianBlur(sigma=3.0), "incoming", (1920, 1080), (832, 464)),
         (SuperResolution(), "incoming", (10, 10), (64, 64)),
+        (SuperResolution(), "simulate", (16383, 3), (6240, 64)),
+        (SuperResolution(), "simulate", (3, 16383), (64, 6240)),
+        (SuperResolution(), "incoming", (160, 40), (640, 160)),
     ],
 )
 def test_the_default_size_fits_the_first_frame_within_the_limits(operator, mode, source, restored):
@@ -525,3 +529,12 @@ def test_the_default_size_fits_the_first_frame_within_the_limits(operator, mode,
     assert (width % 16, height % 16) == (0, 0)
     assert width * height <= 832 * 480
     assert (width, height) == restored
+
+
+async def test_a_session_that_ends_for_its_frames_says_what_is_wrong_with_them(make):
+    """Frames that were too large, or had B-frames, ended as "no video" or "the client ended its video"."""
+    session, host, source, _ = make()
+    session.pc.fault = "frames of 3840x2160 are not decoded"
+    source.frames.put_nowait(None)
+    await until(lambda: host.ended)
+    assert host.ended == ["frames of 3840x2160 are not decoded"]
