@@ -34,6 +34,9 @@ from server.sessions.config import SessionState
 from server.sessions.sessions import Sessions
 from server.sessions.telemetry import END_CODES, Histogram, SessionFigures
 
+ALERTED = ("full", "unauthorized")
+"""codes of refusals that alerts ask for: Prometheus sees no increase in a series that begins with one"""
+
 
 class SessionsCollector(Collector):
     """Reads the figures of all sessions and their device."""
@@ -66,7 +69,8 @@ class SessionsCollector(Collector):
         yield counters("avis_sessions_closed", "Sessions that ended, by why.", "code", closed)
         yield histogram("avis_session_seconds", "Seconds that sessions lived which ended.", sessions.lives)
         yield gauge("avis_clients_waiting", "Refused clients that wait in line.", sessions.line.waiting(now))
-        yield counters("avis_refusals", "Requests to open something that were refused.", "code", sessions.refusals)
+        refusals: dict[str, float] = {**dict.fromkeys(ALERTED, 0), **sessions.refusals}
+        yield counters("avis_refusals", "Requests to open something that were refused.", "code", refusals)
 
     def _of_device(self) -> Iterator[Metric]:
         sessions, now = self._sessions, asyncio.get_running_loop().time()

@@ -242,6 +242,11 @@ async def test_why_sessions_ended_how_well_chunks_were_done_and_whether_in_time(
     assert samples["avis_first_frame_seconds_count", ()] == 1
 
 
+async def test_the_refusals_that_alerts_ask_for_are_told_before_the_first(http):
+    samples = await read(http)
+    assert samples["avis_refusals_total", ("full",)] == samples["avis_refusals_total", ("unauthorized",)] == 0
+
+
 async def test_a_loop_that_is_held_is_seen(http):
     await asyncio.sleep(0.01)  # the watcher sleeps
     time.sleep(0.6)  # noqa: ASYNC251  this is the fault
