@@ -252,7 +252,7 @@ def parse_extensions(kind: str, lines: list[str]) -> tuple[tuple[int, str], ...]
 
 def parse_layers(lines: list[str]) -> tuple[Layer, ...]:
     """The media SSRCs that a section names, each with its retransmissions (RFC 5576, RFC 4588)."""
-    groups = [value.split() for value in attributes(lines, "ssrc-group")]
+    groups = [words for value in attributes(lines, "ssrc-group") if (words := value.split())]
     pairs = [(semantics, numbers) for semantics, *numbers in groups if all(map(is_ssrc, numbers))]
     rtx = {int(numbers[0]): int(numbers[1]) for semantics, numbers in pairs if semantics == "FID" and len(numbers) == 2}
     simulcast = [int(n) for semantics, numbers in pairs if semantics == "SIM" for n in numbers]
@@ -315,7 +315,7 @@ def check_bundle(
     session: list[str], blocks: list[list[str]], sections: tuple[Section, ...], rejected: tuple[Rejected, ...] = ()
 ) -> list[str]:
     """The lines of the section whose transport all share: the first of the BUNDLE group that is not rejected."""
-    groups = [value.split() for value in attributes(session, "group")]
+    groups = [words for value in attributes(session, "group") if (words := value.split())]
     members = next((members for semantics, *members in groups if semantics == "BUNDLE"), [])
     mids = [section.mid for section in sections]
     gone = {line.mid for line in rejected} - set(mids)

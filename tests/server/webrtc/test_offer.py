@@ -163,6 +163,7 @@ def hostile_offers():
     yield "same mid twice", replaced("a=mid:1", "a=mid:0")
     yield "long mid", replaced("a=mid:1", "a=mid:" + "x" * 300)
     yield "no bundle", without("a=group")
+    yield "empty group", replaced("BUNDLE 0 1 2", "")
     yield "bundle of a missing mid", replaced("BUNDLE 0 1 2", "BUNDLE 7 1 2")
     yield "bundle of too few", replaced("BUNDLE 0 1 2", "BUNDLE 0 1")
     yield "bundle of too many", replaced("BUNDLE 0 1 2", "BUNDLE 0 1 2 3")
@@ -389,6 +390,12 @@ async def test_two_hundred_hostile_offers_are_refused_at_once_and_leave_nothing(
         app[SESSIONS].check_integrity()
         assert (await post(encode(only_video(direction))))[0] == 201, "a good offer after all of them"
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+def test_an_empty_group_of_ssrcs_says_nothing():
+    """It was an error of ours, and a 500."""
+    text = replaced("a=ssrc-group:FID 2231627014 632943048", "a=ssrc-group: ")
+    assert parse_offer(text).video.ssrcs == (2231627014,)
 
 
 def test_directions_fit_the_purpose():
