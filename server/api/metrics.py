@@ -34,6 +34,8 @@ from server.sessions.config import SessionState
 from server.sessions.sessions import Sessions
 from server.sessions.telemetry import END_CODES, Histogram, SessionFigures
 
+REJECTED = ("foreign", "malformed", "flooded")
+"""why packets of a peer are dropped"""
 ALERTED = ("full", "unauthorized")
 """codes of refusals that alerts ask for: Prometheus sees no increase in a series that begins with one"""
 
@@ -138,6 +140,9 @@ def of_the_wire(wire: Mapping[str, int]) -> Iterator[Metric]:
         ("avis_frames_refused", "Encoded frames that were not decoded: too large, or damaged.", "frames_refused"),
     ):
         yield counter(name, text, wire.get(key, 0))
+    rejected: dict[str, float] = {reason: wire.get(f"{reason}_packets", 0) for reason in REJECTED}
+    text = "Packets of peers that were dropped: of no negotiated stream, malformed, or beyond the rate."
+    yield counters("avis_packets_rejected", text, "reason", rejected)
 
 
 def gauge(name: str, text: str, value: float) -> Metric:

@@ -32,7 +32,10 @@ logger = logging.getLogger(__name__)
 
 LOG_TICKS = 40
 """quarters of a second between log lines about what was dropped"""
-WIRE = ("packets", "given_up", "recovered", "late", "nacks", "key_frame_requests", "frames_refused", "retransmitted")
+WIRE = (
+    "packets", "given_up", "recovered", "late", "nacks", "key_frame_requests", "frames_refused", "retransmitted",
+    "foreign_packets", "malformed_packets", "flooded_packets",
+)  # fmt: skip
 """counters of a connection that only grow"""
 CLOSE_TIMEOUT = 10.0
 """seconds that closing a peer connection may take"""

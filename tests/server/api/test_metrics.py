@@ -257,9 +257,15 @@ async def test_a_loop_that_is_held_is_seen(http):
 async def test_what_happened_to_packets_outlives_the_connection(http):
     session_id = (await (await http.post("/sessions", json=await offer())).json())["id"]
     session = http.sessions.get(session_id)
-    session.figures.wire.update({"packets": 7, "given_up": 2})  # of a connection that another one replaced
+    session.figures.wire.update(
+        {"packets": 7, "given_up": 2, "flooded_packets": 5}
+    )  # of a connection that another one replaced
     before = await read(http)
     await http.delete(f"/sessions/{session_id}")
     after = await read(http)
     assert before["avis_packets_total", ()] == after["avis_packets_total", ()] == 7
     assert after["avis_packets_lost_total", ()] == 2
+    rejected = {
+        reason: after["avis_packets_rejected_total", (reason,)] for reason in ("foreign", "malformed", "flooded")
+    }
+    assert rejected == {"foreign": 0, "malformed": 0, "flooded": 5}
