@@ -109,19 +109,19 @@ class Solver:
         cache = state.cache if config.use_cache else self.denoiser.new_cache(*x_init.shape[-2:])
         rng = chunk_rng(state.seed, state.index, z_init.device)
         guided = self.is_guided(state, config, rung)
-        z = z_init
+        z, seen = z_init, cache
         for t in self._times(config, rung):
             with stage("denoise"):
-                z = self.denoiser(add_noise(z, t, rng), t, cache, condition)  # Eq. 10 / 5, then Eq. 4
+                z, seen = self.denoiser(add_noise(z, t, rng), t, cache, condition)  # Eq. 10 / 5, then Eq. 4
             if guided:
                 with stage("prox"):
                     x, _ = self.codec.decode(z, state.decoder)  # Eq. 6
-                    x = prox_l2(op, x, y, past, config.gamma, config.prox_steps)  # Eq. 7
+                    x = prox_l2(op, x, y, past, consistency(config.gamma, op.noise), config.prox_steps)  # Eq. 7
                     z, _ = self.codec.encode(x, state.encoder)  # Eq. 8
         with stage("decode"):
             x, decoder = self.codec.decode(z, state.decoder)
         with stage("cache"):
-            cache = self.denoiser.update_cache(z, cache)  # Alg. 1, line 14
+            cache = self.denoiser.update_cache(z, seen)  # Alg. 1, line 14
         after = replace(state, cache=cache, encoder=encoder, decoder=decoder, grounded=state.grounded or guided)
         return self._finish(op, y, x, x_init, guided, after, config, stage)
 
@@ -175,7 +175,8 @@ class Solver:
             drift = op.residual(x, y, state.past)
             residual = drift
             if config.output_gamma > 0:
-                x = prox_l2(op, x, y, state.past, config.output_gamma, config.output_prox_steps)
+                gamma = consistency(config.output_gamma, op.noise)
+                x = prox_l2(op, x, y, state.past, gamma, config.output_prox_steps)
                 residual = op.residual(x, y, state.past)
             x = x.clamp(-1, 1)
         after = replace(
@@ -187,6 +188,14 @@ class Solver:
             guided_residual=drift if guided else state.guided_residual,
         )
         return Restored(x, x_init, guided, residual), after
+
+
+def consistency(gamma: float, noise: float) -> float:
+    """The strength of measurement consistency under this noise: `gamma` up to 0.01, above it falling as 1 / noise^2.
+
+    A least-squares weight is a ratio of variances: the estimate's error over the measurement's noise.
+    """
+    return gamma * min(1.0, (0.01 / noise) ** 2)
 
 
 def remember(past: Tensor | None, frames: Tensor, count: int) -> Tensor | None:

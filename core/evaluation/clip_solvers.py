@@ -20,7 +20,7 @@ from core.flow import add_noise, chunk_rng, timesteps
 from core.models.base import Condition, Denoiser
 from core.operators.base import LinearOperator
 from core.operators.prox import least_squares, prox_l2
-from core.solver import Solver, remember
+from core.solver import Solver, consistency, remember
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class WholeClip:
     def estimate(self, z: Tensor, t: float) -> Tensor:
         """The clean estimate of all latents z [L, C, h, w] at time `t`, each of which sees all others."""
         cache = cache_for(self.denoiser, len(z), *self.x_init.shape[-2:])
-        return estimate(self.denoiser, z, t, cache, self.condition)[0]
+        return self.denoiser(z, t, cache, self.condition)[0]
 
 
 @runtime_checkable
@@ -125,16 +125,11 @@ def cache_for(denoiser: Denoiser, latents: int, height: int, width: int) -> Any:
     return denoiser.new_cache(height, width)
 
 
-def estimate(denoiser: Denoiser, z: Tensor, t: float, cache: Any, condition: Condition | None) -> tuple[Tensor, Any]:
-    """The clean estimate of z at time `t`, and the cache that `update_cache` expects after it."""
-    found: Any = denoiser(z, t, cache, condition)
-    return found if isinstance(found, tuple) else (found, cache)
-
-
 def consistent(operator: LinearOperator, x: Tensor, y: Tensor, past: Tensor | None, config: SolverConfig) -> Tensor:
     """x with output consistency, where the settings ask for it, in [-1, 1]."""
     if config.output_gamma > 0:
-        x = prox_l2(operator, x, y, past, config.output_gamma, config.output_prox_steps)
+        gamma = consistency(config.output_gamma, operator.noise)
+        x = prox_l2(operator, x, y, past, gamma, config.output_prox_steps)
     return x.clamp(-1, 1)
 
 

@@ -25,7 +25,6 @@ from core.evaluation.clip_solvers import (
     WholeClip,
     cache_for,
     consistent,
-    estimate,
     frame_size,
 )
 from core.evaluation.warp import flow, luminance, occluded, warp
@@ -95,7 +94,7 @@ def rollout(solver: Solver, clip: WholeClip, z: Tensor, t: float) -> Tensor:
     for index, part in enumerate(z.split(latents)):
         span = slice(start, start := start + spec.frames(index))
         condition = None if clip.condition is None else part_of(clip.condition, span, slice(index * latents, None))
-        clean, cache = estimate(solver.denoiser, part, t, cache, condition)
+        clean, cache = solver.denoiser(part, t, cache, condition)
         cache = solver.denoiser.update_cache(clean, cache)
         found.append(clean)
     return torch.cat(found)
@@ -140,7 +139,7 @@ class FrameByFrame:
             one = slice(index, index + 1)
             condition = Condition(self.operator, self.y[one], x_init[one], latent) if conditioned else None
             cache = cache_for(denoiser, 1, *x_init.shape[-2:])
-            found.append(estimate(denoiser, latent, t, cache, condition)[0])
+            found.append(denoiser(latent, t, cache, condition)[0])
         return torch.cat(found)
 
 
@@ -219,7 +218,7 @@ class FlowWarpStyle:
         rng, z, cache = chunk_rng(state.seed, state.index, y.device), z_init, state.cache
         times = timesteps(config.t0, config.num_steps or self.solver.num_steps)
         for t in times:
-            z, seen = estimate(denoiser, add_noise(z, t, rng), t, cache, condition)
+            z, seen = denoiser(add_noise(z, t, rng), t, cache, condition)
             if not (guided or t == times[0]):
                 continue
             x = codec.decode(z, state.decoder)[0]

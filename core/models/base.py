@@ -50,8 +50,11 @@ class Denoiser(Protocol):
         """The empty cache of a stream of `height` x `width` pixels."""
         ...
 
-    def __call__(self, z: Tensor, t: float, cache: Any, condition: Condition | None) -> Tensor:
-        """The clean estimate of the noisy latents z [L, C, h, w] at time `t`, given the restored prefix (Eq. 4)."""
+    def __call__(self, z: Tensor, t: float, cache: Any, condition: Condition | None) -> tuple[Tensor, Any]:
+        """The clean estimate of the noisy latents z [L, C, h, w] at time `t`, given the restored prefix (Eq. 4).
+
+        Beside it the cache that `update_cache` takes: a network may leave in it what its features carry on.
+        """
         ...
 
     def update_cache(self, z: Tensor, cache: Any) -> Any:

@@ -51,7 +51,8 @@ def motion_position(means: Tensor, frames: int, window: int, noise: float) -> Te
     """Where each pixel of the last `frames` lies on the scale of MOTION_LEVELS, as a fractional index [T, 1, H, W]."""
     means = means[-frames - 3 :]
     change = means.diff(dim=0).square().mean(1, keepdim=True)
-    change = F.avg_pool2d(torch.cat([change[:1], change]), 5, 1, 2, count_include_pad=False)
+    first = change[:1] if len(change) else torch.zeros_like(means[:1, :1])  # a stream's first mean, alone
+    change = F.avg_pool2d(torch.cat([first, change]), 5, 1, 2, count_include_pad=False)
     change = strongest(change, 2)[-frames:]
     variance = CAUTION * (window**2 * (change - 2 * noise**2)).clamp_min(1e-9) / (2 * (1 - CORRELATION**window))
     lowest, step = torch.tensor(MOTION_LEVELS[0]).log(), torch.tensor(MOTION_LEVELS[1] / MOTION_LEVELS[0]).log()

@@ -117,7 +117,7 @@ class AttentionLayer(nn.Module):
         count = torch.zeros(h * w, device=x.device).index_add(
             0, index.flatten(), torch.ones(index.numel(), device=x.device)
         )
-        x = x + self.proj(merged / count[:, None]).view_as(x)
+        x = x + self.proj(merged / count[:, None].to(x)).view_as(x)
         return x + self.mlp(x)
 
     def keys_values(self, tokens: Tensor, start: int, window: int) -> tuple[Tensor, Tensor]:

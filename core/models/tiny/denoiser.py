@@ -1,14 +1,23 @@
 """The tiny model's denoiser: a U-shaped causal network that does its restoring at 1/4 resolution. Stateless.
 
-Convolutions work at 1/4 resolution frame by frame (neighbouring frames reach it by shifting channels) and at 1/8
-resolution latent by latent; at 1/16 resolution, windowed attention looks at the restored prefix through a KV cache. The
-network sees the noisy latents and, when there is a condition, x_init, a second look at y, the mask of known pixels and
-the task; it returns the clean estimate as a correction of x_init (or of the noisy latents, when it has no condition).
+    resolution  channels   what happens there
+    1           3 a frame  base, hint, noisy, moved neighbours, masks in; correction and gates out
+    1/4         48         stem -> shift block ------------------(skip)-> backward sweep -> forward sweep -> out
+    1/8         160 / 4    |       to_eighth -> conv block ------(skip)-> conv block -> from_eighth |
+    1/16        192 / 4    |                    to_sixteenth -> 2 attention layers -> from_sixteenth
+
+Convolutions at 1/4 resolution work frame by frame, those at 1/8 on the four frames of a latent together; at 1/16,
+windowed attention looks at the restored prefix through a KV cache. In the sweeps features travel from frame to frame
+along the motion: backward inside the chunk, then forward from the last frame of the chunk before.
+
+The network sees the noisy latents and, when there is a condition, x_init, a second look at y, the mask of known pixels,
+the task and the noise level; it returns the clean estimate as a correction of x_init (or of the noisy latents, when it
+has no condition).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +39,8 @@ from core.models.tiny.blocks import (
     wave,
 )
 from core.models.tiny.codec import CHANNELS, STRIDE, TinyCodec, still_start
-from core.models.tiny.motion import SOURCES, aligned
+from core.models.tiny.motion import SOURCES, motion
+from core.models.tiny.sweeps import Sweep, plans
 
 TASKS = (
     "none",
@@ -40,8 +50,15 @@ TASKS = (
     "temporal_average",
     "spatio_temporal_average",
     "mask",
+    "denoise",
 )
 """What a denoiser can be told about the operator; `none` is the paper's zero-shot form. The order is in the weights."""
+
+USUAL_NOISE = 0.01
+"""the noise level that most measurements have"""
+
+FLOAT32 = ("stem", "moved_stem", "mask_stem", "memory_stem", "out", "time", "task", "level")
+"""Layers that touch pixels, or are small: they stay in float32 where the others compute in bfloat16."""
 
 LATENTS = 3
 """latents a chunk"""
@@ -74,6 +91,10 @@ class TinyCache:
     values: tuple[Tensor, ...] = ()
     frames: Tensor | None = None
     """features of the last four frames at 1/4 resolution, [B, 4, H / 4, W / 4, memory channels]"""
+    hidden: Tensor | None = None
+    """what the forward sweep carries: the features of the last frame at 1/4 resolution, [B, H / 4, W / 4, C]"""
+    last: Tensor | None = None
+    """x_init of the last frame and its mask, [B, 4, H, W]"""
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,12 @@ class Look:
     likewise; [B, 1 or 4L, 1 + SOURCES, H, W]"""
     task: Tensor
     """index into TASKS, [B]"""
+    flows: Tensor | None
+    """where the frames before and after show each pixel, at 1/4 resolution, [B, SOURCES, 4L, H / 4, W / 4, 2]"""
+    linked: Tensor
+    """whether they show the same scene, [B, SOURCES, 4L], bool, on the CPU"""
+    level: Tensor
+    """standard deviation of the measurement noise, [B]"""
 
 
 class TinyDenoiser(nn.Module):
@@ -103,6 +130,7 @@ class TinyDenoiser(nn.Module):
         q, e, w = config.quarter, config.eighth, config.width
         self.time = nn.Linear(32, 128)
         self.task = nn.Embedding(len(TASKS), 128)
+        self.level = nn.Linear(2, 128)
         self.stem = nn.Linear(16 * 9, q)
         self.moved_stem = nn.Linear(16 * 3 * SOURCES, q, bias=False)
         self.mask_stem = nn.Linear(16 * (1 + SOURCES), q, bias=False)
@@ -117,11 +145,13 @@ class TinyDenoiser(nn.Module):
         self.from_sixteenth = nn.Linear(w, 4 * e)
         self.eighth_up = nn.ModuleList([ConvBlock(e, 128)])
         self.from_eighth = nn.Linear(e // STRIDE, 4 * q)
-        self.up_blocks = nn.ModuleList([ShiftBlock(q, 128), ShiftBlock(q, 128)])
+        self.backward_sweep, self.forward_sweep = Sweep(q, 128, 1), Sweep(q, 128, 2)
         self.out = nn.Linear(q, 16 * (3 + 1 + SOURCES))
         nn.init.normal_(self.out.weight, std=0.003)
         nn.init.zeros_(self.out.bias)
         nn.init.normal_(self.task.weight, std=0.3)
+        nn.init.zeros_(self.level.weight)
+        nn.init.zeros_(self.level.bias)
 
     @property
     def chunks_to_settle(self) -> int:
@@ -130,29 +160,46 @@ class TinyDenoiser(nn.Module):
     def new_cache(self, height: int, width: int) -> TinyCache:
         return TinyCache(0)
 
-    def __call__(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Tensor:
-        """The clean estimate of z [L, 768, h, w] at time `t` in [0, 1)."""
-        look = self.look(z, t, condition)
-        return self.transform(self.restore(look, torch.tensor([t]), cache))[0]
+    def __call__(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> tuple[Tensor, TinyCache]:
+        """The clean estimate of z [L, 768, h, w] at time `t` in [0, 1), and the cache with the features that go on."""
+        look = self.look(z, t, cache, condition)
+        x, hidden = self.restore(look, torch.tensor([t]), cache)
+        last = None if condition is None else torch.cat([look.base[:, -1], look.mask[:, -1, :1]], 1)
+        return self.transform(x)[0], replace(cache, hidden=hidden[:, -1], last=last)
 
-    def look(self, z: Tensor, t: float, condition: Condition | None) -> Look:
+    def look(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Look:
         noisy = self.inverse(z[None]) / (1 - t)
         if condition is None:
             return blind(noisy)
         op, x = condition.operator, condition.x_init
         mask = op.reliability(len(x), *x.shape[-2:]).to(z)
         base, hint = slots(x)[None], slots(op.hint(condition.y))[None]
-        moved, mask = surroundings(x, mask)
-        task = torch.tensor([TASKS.index(op.kind)], device=z.device)
-        return Look(base, hint, noisy, moved[None], mask[None], task)
+        around = surroundings(x, mask, None if cache.last is None else cache.last[0])
+        task = torch.tensor([task_of(op.kind)], device=z.device)
+        level = torch.tensor([op.noise], device=z.device)
+        moved, mask, flows, linked = (p[None] for p in (around.moved, around.mask, around.flows, around.linked))
+        return Look(base, hint, noisy, moved, mask, task, flows, linked, level)
 
-    def restore(self, look: Look, t: Tensor, cache: TinyCache) -> Tensor:
-        """The restored slots [B, 4L, 3, H, W]; `t` [B] or [1]."""
-        e = self.time(wave(t).to(look.base)) + self.task(look.task)  # [B, 128]
-        x = self.see(look)  # [B, T, h4, w4, C]
+    def restore(self, look: Look, t: Tensor, cache: TinyCache) -> tuple[Tensor, Tensor]:
+        """The restored slots [B, 4L, 3, H, W], and their features [B, 4L, H / 4, W / 4, C]; `t` [B] or [1]."""
+        e = self.time(wave(t).to(look.base)) + self.task(look.task) + self.level(strength(look.level))  # [B, 128]
+        x = self.body(self.see(look), e, look, cache)
+        return self.gate(look, x.float()), x
+
+    def body(self, x: Tensor, e: Tensor, look: Look, cache: TinyCache) -> Tensor:
+        """The features x [B, T, H / 4, W / 4, C], restored; in the dtype of the layers between the stem and `out`."""
+        dtype = self.to_eighth.weight.dtype
+        x, e = x.to(dtype), e.to(dtype)
         for block in self.down_blocks:
             x = block(x, e, cache.frames)
         skip = x
+        x = unfold(self.from_eighth(self.coarse(x, e, cache))) + skip
+        before, after = plans(look.flows, look.linked)
+        x = self.backward_sweep(x, e, after, None, range(x.shape[1] - 1, -1, -1))
+        return self.forward_sweep(x, e, before, cache.hidden, range(x.shape[1]))
+
+    def coarse(self, x: Tensor, e: Tensor, cache: TinyCache) -> Tensor:
+        """What 1/8 and 1/16 resolution say of x [B, T, h4, w4, C]: [B, T, h8, w8, C / 4]."""
         x = self.to_eighth(fold(x))  # [B, T, h8, w8, C / 4]
         x = x.unflatten(1, (-1, STRIDE)).permute(0, 1, 3, 4, 2, 5).flatten(4)  # [B, L, h8, w8, C]
         for block in self.eighth_down:
@@ -165,11 +212,7 @@ class TinyDenoiser(nn.Module):
         x = unfold(self.from_sixteenth(x))[:, :, : grid[0], : grid[1]] + skip8
         for block in self.eighth_up:
             x = block(x, e)
-        x = x.unflatten(4, (STRIDE, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)  # [B, T, h8, w8, C / 4]
-        x = unfold(self.from_eighth(x)) + skip
-        for block in self.up_blocks:
-            x = block(x, e, None)
-        return self.gate(look, x)
+        return x.unflatten(4, (STRIDE, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)  # [B, T, h8, w8, C / 4]
 
     def gate(self, look: Look, x: Tensor) -> Tensor:
         """The base, corrected by what the features x [B, T, h4, w4, C] say, with the gates' share of hint and moved.
@@ -207,7 +250,7 @@ class TinyDenoiser(nn.Module):
     def remember(self, z: Tensor, cache: TinyCache) -> TinyCache:
         """The cache after clean latents z [B, L, 768, h, w]. Keeps the last `context` latents."""
         L = z.shape[1]
-        tokens = self.context(fold(pad_even(z.permute(0, 1, 3, 4, 2))))
+        tokens = self.context(fold(pad_even(z.permute(0, 1, 3, 4, 2))).to(self.context.weight.dtype))
         tokens = tokens + self.context_mlp(tokens)
         kept = slice(-self.config.context, None)
         keys, values = [], []
@@ -218,22 +261,49 @@ class TinyDenoiser(nn.Module):
             keys.append(k[:, :, :, kept].contiguous())
             values.append(v[:, :, :, kept].contiguous())
         frames = embed(self.inverse(z[:, -1:]), self.memory_stem.weight, self.memory_stem.bias)
-        return TinyCache(cache.index + L, tuple(keys), tuple(values), frames.permute(0, 1, 3, 4, 2).contiguous())
+        frames = frames.permute(0, 1, 3, 4, 2).contiguous().to(tokens.dtype)
+        return replace(cache, index=cache.index + L, keys=tuple(keys), values=tuple(values), frames=frames)
 
 
 def blind(noisy: Tensor) -> Look:
     """The network's view where it has no condition: the noisy frames [B, 4L, 3, H, W] and nothing else."""
-    B, _, _, H, W = noisy.shape
+    B, T, _, H, W = noisy.shape
     moved = noisy[:, None].expand(B, SOURCES, *noisy.shape[1:])
     mask, task = noisy.new_zeros(B, 1, 1 + SOURCES, H, W), noisy.new_zeros(B, dtype=torch.long)
-    return Look(noisy, noisy, noisy, moved, mask, task)
+    linked = torch.zeros(B, SOURCES, T, dtype=torch.bool)
+    return Look(noisy, noisy, noisy, moved, mask, task, None, linked, noisy.new_full((B,), USUAL_NOISE))
 
 
-def surroundings(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """`Look.moved` and `Look.mask` of one stream's frames x [T, 3, H, W]; `mask` [1 or T, 1, H, W] tells the known."""
-    moved, known = aligned(x, mask if mask.any() else None)
-    mask = torch.cat([mask.expand(len(known), *mask.shape[1:]), known], 1)
-    return torch.stack([slots(source) for source in moved]), slots(mask) if len(mask) > 1 else mask
+def task_of(kind: str) -> int:
+    """Index into TASKS. An operator that the network was not trained on is none of them."""
+    return TASKS.index(kind) if kind in TASKS else 0
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is around each slot of one stream: parts of `Look`, without the batch."""
+
+    moved: Tensor
+    mask: Tensor
+    flows: Tensor
+    linked: Tensor
+
+
+def surroundings(x: Tensor, mask: Tensor, before: Tensor | None = None) -> Around:
+    """Of one stream's frames x [T, 3, H, W]; `mask` [1 or T, 1, H, W] tells the known, `before` [4, H, W] the last."""
+    m = motion(x, mask if mask.any() else None, before)
+    mask = torch.cat([mask.expand(len(m.known), *mask.shape[1:]), m.known], 1)
+    mask = slots(mask) if len(mask) > 1 else mask
+    flows, linked = (torch.stack([slots(part) for part in parts]) for parts in (m.flows, m.linked))
+    if (extra := flows.shape[1] - len(x)) > 0:  # the first frame stands still
+        flows[0, 1 : 1 + extra], linked[0, 1 : 1 + extra] = 0, True
+        flows[1, :extra], linked[1, :extra] = 0, True
+    return Around(torch.stack([slots(source) for source in m.moved]), mask, flows, linked)
+
+
+def strength(level: Tensor) -> Tensor:
+    """The noise level [B] as the network sees it, [B, 2]: 0 at the usual level."""
+    return torch.stack([(level - USUAL_NOISE) * 20, ((level + 0.003) / (USUAL_NOISE + 0.003)).log()], -1)
 
 
 def slots(x: Tensor) -> Tensor:

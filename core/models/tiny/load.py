@@ -10,7 +10,7 @@ import torch
 from core.model_settings import NoSettings
 from core.models.table import Weights
 from core.models.tiny.codec import TinyCodec
-from core.models.tiny.denoiser import TinyConfig, TinyDenoiser
+from core.models.tiny.denoiser import FLOAT32, TinyConfig, TinyDenoiser
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny.npz"
 
@@ -41,3 +41,11 @@ def save(codec: TinyCodec, denoiser: TinyDenoiser, path: Path = WEIGHTS) -> None
     state = {"codec.scale": codec.scale, **denoiser.state_dict()}
     arrays = {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in state.items()}
     np.savez_compressed(path, **arrays)
+
+
+def in_bfloat16(denoiser: TinyDenoiser) -> TinyDenoiser:
+    """The denoiser, with the layers between pixels and pixels in bfloat16. Changes it in place."""
+    for name, child in denoiser.named_children():
+        if name not in FLOAT32:
+            child.to(torch.bfloat16)
+    return denoiser

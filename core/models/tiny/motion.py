@@ -10,6 +10,7 @@ that a little more in each chunk, and a stream that starts at +2 dB is at -1 dB 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -27,34 +28,75 @@ Flow = npt.NDArray[np.float32]
 
 SOURCES = 2
 """the frame before and the frame after"""
+CUT = 20.0
+"""mean difference of two neighbouring frames after motion, of 255, from which they show different scenes"""
 SMALL = 64
 """pictures with a side below this, in pixels, are searched for motion at full size, not at half"""
 
 
-def aligned(x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What the neighbours of each frame of a chunk show at its pixels.
+@dataclass(frozen=True)
+class Motion:
+    """How the frames of a chunk, and the last frame before it, move into each other's places."""
 
-    `x` [T, 3, H, W] are the frames, in [-1, 1]; `mask` [1 or T, 1, H, W] tells the known pixels. Returns the frame
-    before and the frame after moved into place, [SOURCES, T, 3, H, W], or the frame itself where there is none; and the
-    mask of both, moved likewise, [T, SOURCES, H, W] ([1, SOURCES, H, W] of zeros without a mask).
+    moved: Tensor
+    """the frame before and the frame after each, moved into its place, [SOURCES, T, 3, H, W]"""
+    known: Tensor
+    """the mask of both, moved likewise, [T, SOURCES, H, W] ([1, SOURCES, H, W] of zeros without a mask)"""
+    flows: Tensor
+    """where the frame before and the frame after show each pixel, at 1/4 resolution, [SOURCES, T, H / 4, W / 4, 2]"""
+    linked: Tensor
+    """whether there is a frame before and after that shows the same scene, [SOURCES, T], bool"""
+
+
+def motion(x: Tensor, mask: Tensor | None = None, before: Tensor | None = None) -> Motion:
+    """The motion of a chunk.
+
+    `x` [T, 3, H, W] are the frames, in [-1, 1]; `mask` [1 or T, 1, H, W] tells the known pixels; `before`
+    [3 or 4, H, W] is the last frame before the chunk, with its mask where there is one. Where there is no frame
+    before or after, or it shows another scene, the frame itself stands in its place.
     """
     T, _, H, W = x.shape
-    pictures = interleaved(x)
-    masks = None if mask is None else mask.expand(T, 1, H, W)[:, 0].float().cpu().numpy()
+    together = x if before is None else torch.cat([before[None, :3].to(x), x])
+    pictures, first = interleaved(together), len(together) - T
+    masks = None
+    if mask is not None:
+        every = mask.expand(T, 1, H, W)[:, 0].float()
+        if before is not None:
+            every = torch.cat([before[3:].float() if len(before) > 3 else every[:1], every])
+        masks = every.cpu().numpy()
     greys, search = [grey(picture) for picture in pictures], new_search()
     moved = np.empty((SOURCES, T, 3, H, W), np.float32)
     known = np.zeros((1 if masks is None else T, SOURCES, H, W), np.float32)
+    flows = np.zeros((SOURCES, T, H // 4, W // 4, 2), np.float32)
+    linked = np.zeros((SOURCES, T), bool)
     for source, step in enumerate((-1, 1)):
         for t in range(T):
-            neighbour = t + step
-            if not 0 <= neighbour < T:
-                cv2.split(pictures[t], [*moved[source, t]])
+            here, neighbour = t + first, t + first + step
+            if 0 <= neighbour < len(pictures):
+                flow = search.calc(greys[here], greys[neighbour], None)
+                linked[source, t] = same_scene(greys[here], greys[neighbour], flow)
+            if not linked[source, t]:
+                cv2.split(pictures[here], [*moved[source, t]])
                 continue
-            places = places_of(search.calc(greys[t], greys[neighbour], None), H, W)
+            flows[source, t] = quarter(flow, H, W)
+            places = places_of(flow, H, W)
             cv2.split(warp(pictures[neighbour], places), [*moved[source, t]])
             if masks is not None:
                 known[t, source] = warp(masks[neighbour], places)
-    return torch.from_numpy(moved).to(x.device), torch.from_numpy(known).to(x.device)
+    return Motion(*(torch.from_numpy(part).to(x.device) for part in (moved, known, flows, linked)))
+
+
+def same_scene(here: Grey, there: Grey, flow: Flow) -> bool:
+    """Whether `there`, moved into place, looks like `here`: false over a cut."""
+    h, w = here.shape
+    moved = cv2.remap(there, flow + still(h, w), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return float(np.mean(cv2.absdiff(here, moved))) < CUT
+
+
+def quarter(flow: Flow, height: int, width: int) -> Flow:
+    """The flow at a quarter of `height` x `width`, in pixels of that size."""
+    size = (width // 4, height // 4)
+    return np.asarray(cv2.resize(flow, size, interpolation=cv2.INTER_AREA) * (size[0] / flow.shape[1]), np.float32)
 
 
 def new_search() -> cv2.DISOpticalFlow:

@@ -99,7 +99,7 @@ def compare_step(
         for index, z in enumerate(clips):
             noise = chunk_rng(0, index, z.device)
             for t in timesteps(0.1, num_steps):
-                z = denoiser(add_noise(z, t, noise), t, cache)
+                z, _ = denoiser(add_noise(z, t, noise), t, cache)
             cache = denoiser.update_cache(z, cache)
         return z
 

@@ -66,11 +66,16 @@ class WanDenoiser:
         return KVCache.empty(spec, height // 16, width // 16, self.device, self.dtype)
 
     @torch.inference_mode()
-    def __call__(self, z: Tensor, t: float, cache: KVCache, condition: Condition | None = None) -> Tensor:
-        """The clean estimate z - t v of noisy latents z [L, C, h, w] at time `t` in [0, 1], in float32 (Eq. 4)."""
+    def __call__(
+        self, z: Tensor, t: float, cache: KVCache, condition: Condition | None = None
+    ) -> tuple[Tensor, KVCache]:
+        """The clean estimate z - t v of noisy latents z [L, C, h, w] at time `t` in [0, 1], in float32 (Eq. 4).
+
+        Beside it the cache as it was: the transformer carries nothing on but keys and values.
+        """
         self._check(z, cache)
         velocity = self.dit(z.to(self.dtype), t, cache.begin(), self.context)
-        return z.float() - t * velocity.float()
+        return z.float() - t * velocity.float(), cache
 
     @torch.inference_mode()
     def update_cache(self, z: Tensor, cache: KVCache) -> KVCache:

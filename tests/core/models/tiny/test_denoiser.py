@@ -10,7 +10,7 @@ from core.models.base import Condition
 from core.models.tiny.blocks import AttentionLayer, rotate, shifted, windows
 from core.models.tiny.codec import TinyCodec
 from core.models.tiny.denoiser import TASKS, TinyConfig, TinyDenoiser
-from core.models.tiny.load import build, load, save
+from core.models.tiny.load import build, in_bfloat16, load, save
 from core.operators.super_resolution import SuperResolution
 from core.operators.table import PAPER_OPERATORS
 from core.solver import Solver
@@ -80,7 +80,7 @@ def test_every_task_gives_a_clean_estimate_of_its_shape(model, operator, frames)
     cache = denoiser.new_cache(H, W)
     if frames == 12:
         cache = denoiser.update_cache(codec.encode(scene(9, seed=1))[0], cache)
-    z = denoiser(condition.z_init, 0.1, cache, condition)
+    z = denoiser(condition.z_init, 0.1, cache, condition)[0]
     assert z.shape == condition.z_init.shape
     assert torch.isfinite(z).all()
     assert not torch.allclose(z, condition.z_init)
@@ -132,16 +132,58 @@ def test_the_cache_changes_the_picture_and_keeps_a_window(model):
         cache = denoiser.update_cache(codec.encode(scene(12, seed=seed), True)[0], cache)
         assert before.index == 3 * seed  # the old one is not touched
         assert cache.keys[0].shape[3] == denoiser.config.context
-    with_cache = denoiser(condition.z_init, 0.1, cache, condition)
-    assert not torch.allclose(with_cache, denoiser(condition.z_init, 0.1, empty, condition), atol=1e-5)
+    with_cache = denoiser(condition.z_init, 0.1, cache, condition)[0]
+    assert not torch.allclose(with_cache, denoiser(condition.z_init, 0.1, empty, condition)[0], atol=1e-5)
     assert with_cache.shape == condition.z_init.shape
+
+
+def test_features_go_on_from_chunk_to_chunk(model):
+    """The last frame's features, and nothing else of them, reach the next chunk: most of all its first frame."""
+    codec, denoiser = build(SMALL)
+    torch.nn.init.normal_(denoiser.out.weight, std=0.1)
+    torch.nn.init.normal_(denoiser.forward_sweep.carry.weight, std=0.05)
+    denoiser.requires_grad_(False)
+    first, second = scene(24).split([12, 12])
+    condition = condition_of(codec, SuperResolution(), first, True)
+    z, seen = denoiser(condition.z_init, 0.1, denoiser.new_cache(H, W), condition)
+    cache = denoiser.update_cache(z, seen)
+    assert cache.hidden.shape == (1, H // 4, W // 4, 32) and cache.last.shape == (1, 4, H, W)
+    condition = condition_of(codec, SuperResolution(), second, True)
+    estimates = [denoiser(condition.z_init, 0.1, c, condition)[0] for c in (cache, replace(cache, hidden=None))]
+    frames = [codec.decode(estimate, True)[0] for estimate in estimates]
+    change = (frames[0] - frames[1]).square().mean((1, 2, 3))
+    assert change[0] > 1e-6 and change[0] > 2 * change[-1]
+
+
+def test_the_noise_level_is_an_input():
+    codec, denoiser = build(SMALL)
+    torch.nn.init.normal_(denoiser.out.weight, std=0.1)
+    torch.nn.init.normal_(denoiser.level.weight, std=1.0)
+    denoiser.requires_grad_(False)
+    usual, noisy = (condition_of(codec, SuperResolution(noise=n), scene(12), True) for n in (0.01, 0.1))
+    cache = denoiser.new_cache(H, W)
+    a, b = (denoiser(usual.z_init, 0.1, cache, condition)[0] for condition in (usual, noisy))
+    assert not torch.allclose(a, b, atol=1e-4)
+
+
+def test_half_precision_changes_little(model):
+    codec, _ = model
+    _, denoiser = build(SMALL)
+    torch.nn.init.normal_(denoiser.out.weight, std=0.05)
+    denoiser.requires_grad_(False)
+    condition = condition_of(codec, SuperResolution(), scene(12), True)
+    cache = denoiser.new_cache(H, W)
+    exact, _ = denoiser(condition.z_init, 0.1, cache, condition)
+    rounded, seen = in_bfloat16(denoiser)(condition.z_init, 0.1, cache, condition)
+    assert rounded.dtype == torch.float32 and seen.hidden.dtype == torch.bfloat16
+    assert (rounded - exact).norm() < 0.02 * (exact - condition.z_init).norm()
 
 
 def test_without_a_condition_only_the_noisy_latents_are_seen(model):
     codec, denoiser = model
     z, cache = codec.encode(scene(12), True)[0], denoiser.new_cache(H, W)
-    a = denoiser(z, 0.1, cache, None)
-    assert not torch.allclose(a, denoiser(z + 0.1, 0.1, cache, None))
+    a = denoiser(z, 0.1, cache, None)[0]
+    assert not torch.allclose(a, denoiser(z + 0.1, 0.1, cache, None)[0])
 
 
 def test_temporal_shift_takes_each_channel_from_its_frame():

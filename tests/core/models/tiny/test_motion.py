@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.models.tiny.motion import SOURCES, aligned, grey, interleaved, new_search, places_of
+from core.models.tiny.motion import SOURCES, grey, interleaved, motion, new_search, places_of
 from core.training.data import procedural
 from core.video import from_pixels
 
@@ -30,7 +30,7 @@ def rms(x):
 
 def test_neighbours_come_into_place():
     x = panned(9)
-    moved, _ = aligned(x)
+    moved = motion(x).moved
     assert moved.shape == (SOURCES, 9, 3, 96, 128)
     before, after = inner(moved) - inner(x)
     assert rms(before[1:]) < 0.2 * rms(inner(x[:-1] - x[1:]))
@@ -39,21 +39,21 @@ def test_neighbours_come_into_place():
 
 def test_a_frame_without_a_neighbour_stands_for_it():
     x = panned(4)
-    moved, _ = aligned(x)
+    moved = motion(x).moved
     assert torch.equal(moved[0, 0], x[0])
     assert torch.equal(moved[1, -1], x[-1])
 
 
 def test_what_stands_still_is_left_as_it_is():
     x = panned(1).expand(4, 3, 96, 128)
-    moved, _ = aligned(x)
+    moved = motion(x).moved
     assert torch.allclose(moved, x.expand(SOURCES, *x.shape), atol=1e-6)
 
 
 def test_the_mask_moves_with_the_picture():
     x = panned(3, dx=4, dy=0)
     mask = (torch.arange(128) < 64).float().expand(1, 1, 96, 128)
-    _, known = aligned(x, mask)
+    known = motion(x, mask).known
     assert known.shape == (3, 2, 96, 128)
     # the scene moves 4 pixels to the left: the frame before shows the same thing 4 pixels further right
     edge = inner(known, 16).sum(-1).mean(-1) + 16  # [frames, before and after]
@@ -62,14 +62,16 @@ def test_the_mask_moves_with_the_picture():
 
 
 def test_without_a_mask_nothing_is_known():
-    _, known = aligned(panned(2))
+    known = motion(panned(2)).known
     assert known.shape == (1, 2, 96, 128) and known.eq(0).all()
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (64, 24), (72, 64), (64, 136)])
 def test_every_size_that_the_model_takes_is_searched(height, width):
     x = from_pixels(procedural(4, height, width, random.Random(1)))
-    moved, known = aligned(x, torch.ones(1, 1, height, width))
+    found = motion(x, torch.ones(1, 1, height, width))
+    moved, known = found.moved, found.known
+    assert found.flows.shape == (SOURCES, 4, height // 4, width // 4, 2) and torch.isfinite(found.flows).all()
     assert moved.shape == (SOURCES, 4, 3, height, width) and torch.isfinite(moved).all()
     assert torch.isfinite(known).all()
 
@@ -77,7 +79,7 @@ def test_every_size_that_the_model_takes_is_searched(height, width):
 def test_a_cut_makes_no_nonsense():
     """Whatever the search believes, what comes of it are pixels of the other picture."""
     a, b = panned(1, seed=1), panned(1, seed=2)
-    moved, _ = aligned(torch.cat([a, b]))
+    moved = motion(torch.cat([a, b])).moved
     assert torch.isfinite(moved).all()
     assert moved.min() >= min(a.min(), b.min()) - 1e-4 and moved.max() <= max(a.max(), b.max()) + 1e-4
 
@@ -92,3 +94,25 @@ def test_the_same_pictures_give_the_same_flow():
     greys = [grey(picture) for picture in interleaved(panned(2))]
     flows = [new_search().calc(*greys, None) for _ in range(2)]
     assert np.array_equal(*flows)
+
+
+def test_the_frame_before_the_chunk_is_its_first_frames_neighbour():
+    x = panned(5)
+    whole, part = motion(x), motion(x[2:], None, x[1])
+    assert torch.equal(part.moved[0], whole.moved[0, 2:])
+    assert torch.equal(part.flows[0], whole.flows[0, 2:])
+    assert part.linked[0].all() and not motion(x[2:]).linked[0, 0]
+
+
+def test_a_flow_at_quarter_size_is_in_pixels_of_that_size():
+    x = panned(2, dx=4, dy=-8)
+    flow = motion(x).flows[0, 1, 8:-8, 8:-8]
+    assert flow.flatten(0, 1).median(0).values.tolist() == pytest.approx([1.0, -2.0], abs=0.15)
+
+
+def test_a_cut_is_no_link():
+    a, b = (from_pixels(procedural(2, 96, 128, random.Random(seed))) for seed in (1, 7))
+    a, b = a.clamp(-1, 0) - 0.0, b.clamp(0, 1)  # a dark scene and a light one
+    linked = motion(torch.cat([a, b])).linked
+    assert linked[0].tolist() == [False, True, False, True]
+    assert linked[1].tolist() == [True, False, True, False]

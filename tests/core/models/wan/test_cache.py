@@ -118,7 +118,7 @@ def test_a_stream_far_on_gives_what_it_gave_at_the_start():
     keys = far.ring.kv[:, 0, ..., : 2 * time]
     keys.copy_(rotate(keys, turn.cos().float(), turn.sin().float()))
     far.ring.cos, far.ring.sin = cache.ring.cos.clone(), cache.ring.sin.clone()
-    torch.testing.assert_close(denoiser(clean[3], 0.1, far), denoiser(clean[3], 0.1, cache), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(denoiser(clean[3], 0.1, far)[0], denoiser(clean[3], 0.1, cache)[0], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("window, sink", [(9, 3), (12, 3), (15, 6)])
@@ -150,25 +150,25 @@ def test_a_chunk_can_be_tried_again_and_the_old_cache_stays_valid_until_the_new_
     denoiser = make_denoiser()
     clean = chunks(6)
     cache = fill(denoiser, clean[:4])
-    first = denoiser(clean[4], 0.1, cache)
-    denoiser(clean[5], 0.1, cache)  # another try at the same chunk
+    first = denoiser(clean[4], 0.1, cache)[0]
+    denoiser(clean[5], 0.1, cache)[0]  # another try at the same chunk
     after = denoiser.update_cache(clean[5], cache)
-    assert torch.equal(denoiser(clean[4], 0.1, cache), first)
+    assert torch.equal(denoiser(clean[4], 0.1, cache)[0], first)
     after = denoiser.update_cache(clean[4], cache)
-    denoiser(clean[5], 0.1, after)
+    denoiser(clean[5], 0.1, after)[0]
     with pytest.raises(RuntimeError, match="gone on to chunk 5"):
-        denoiser(clean[4], 0.1, cache)
+        denoiser(clean[4], 0.1, cache)[0]
 
 
 def test_two_streams_do_not_mix():
     denoiser = make_denoiser()
     clean, other = chunks(5), chunks(5, seed=2)
-    alone = denoiser(clean[4], 0.1, fill(denoiser, clean[:4]))
+    alone = denoiser(clean[4], 0.1, fill(denoiser, clean[:4]))[0]
     a, b = denoiser.new_cache(*SIZE), denoiser.new_cache(*SIZE)
     for z, noise in zip(clean[:4], other, strict=False):
         a = denoiser.update_cache(z, a)
         b = denoiser.update_cache(noise, b)
-    assert torch.equal(denoiser(clean[4], 0.1, a), alone)
+    assert torch.equal(denoiser(clean[4], 0.1, a)[0], alone)
 
 
 def test_memory_and_shapes_do_not_grow_with_the_stream():

@@ -94,7 +94,7 @@ def test_the_denoiser_returns_the_clean_estimate():
     cache = denoiser.new_cache(HEIGHT * 8, WIDTH * 8)
     with torch.inference_mode():
         velocity = denoiser.dit(z, 0.25, cache.begin(), denoiser.context)
-    torch.testing.assert_close(denoiser(z, 0.25, cache), z - 0.25 * velocity)
+    torch.testing.assert_close(denoiser(z, 0.25, cache)[0], z - 0.25 * velocity)
 
 
 @pytest.mark.parametrize("window, rows", [(6, 0), (9, 5), (21, 5)])
@@ -130,9 +130,9 @@ def test_the_past_matters():
     denoiser, _ = make_denoiser()
     first, second = chunks(2)
     empty = denoiser.new_cache(HEIGHT * 8, WIDTH * 8)
-    alone = denoiser(second, 0.1, empty)
+    alone = denoiser(second, 0.1, empty)[0]
     cache = denoiser.update_cache(first, denoiser.new_cache(HEIGHT * 8, WIDTH * 8))
-    assert relative(denoiser(second, 0.1, cache), alone) > 1e-3
+    assert relative(denoiser(second, 0.1, cache)[0], alone) > 1e-3
 
 
 @pytest.mark.parametrize("rows", [0, 5, 16])
@@ -172,7 +172,7 @@ def test_a_step_never_waits_for_the_device():
         denoiser = WanDenoiser(dit, dit.context(torch.zeros(5, SMALL.text_dim)), window=9, sink=3)
         cache = denoiser.new_cache(HEIGHT * 8, WIDTH * 8)
         for z in chunks(1) * 5:
-            assert denoiser(z.to("meta"), 0.1, cache).shape == z.shape
+            assert denoiser(z.to("meta"), 0.1, cache)[0].shape == z.shape
             cache = denoiser.update_cache(z.to("meta"), cache)
 
 
@@ -181,10 +181,10 @@ def test_a_block_is_one_graph(monkeypatch):
     denoiser, _ = make_denoiser(rows=5)
     z = chunks(1)[0]
     cache = denoiser.new_cache(HEIGHT * 8, WIDTH * 8)
-    expected = denoiser(z, 0.1, cache)
+    expected = denoiser(z, 0.1, cache)[0]
     compiled = torch.compile(type(denoiser.dit.blocks[0]).forward, backend="eager", fullgraph=True, dynamic=False)
     monkeypatch.setattr(type(denoiser.dit.blocks[0]), "forward", compiled)
-    torch.testing.assert_close(denoiser(z, 0.1, cache), expected)
+    torch.testing.assert_close(denoiser(z, 0.1, cache)[0], expected)
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
@@ -196,7 +196,7 @@ def test_a_size_for_which_there_is_no_graph_left_runs_without_one():
     def restore():
         cache, found = denoiser.new_cache(HEIGHT * 8, WIDTH * 8), []
         for each in z:
-            found.append(denoiser(each, 0.1, cache))
+            found.append(denoiser(each, 0.1, cache)[0])
             cache = denoiser.update_cache(each, cache)
         return torch.cat(found)
 
@@ -215,9 +215,9 @@ def test_compiled_blocks_give_the_same_numbers():
     denoiser, _ = make_denoiser(rows=5)
     cache = denoiser.new_cache(HEIGHT * 8, WIDTH * 8)
     z = chunks(1)[0]
-    expected = denoiser(z, 0.1, cache)
+    expected = denoiser(z, 0.1, cache)[0]
     compile_blocks(denoiser.dit)
-    assert relative(denoiser(z, 0.1, cache), expected) < 1e-5
+    assert relative(denoiser(z, 0.1, cache)[0], expected) < 1e-5
 
 
 @pytest.mark.slow
@@ -243,7 +243,7 @@ def test_latents_of_another_shape_are_refused(shape):
     denoiser, _ = make_denoiser()
     cache = denoiser.new_cache(HEIGHT * 8, WIDTH * 8)
     with pytest.raises(ValueError, match="expected latents"):
-        denoiser(torch.zeros(shape), 0.1, cache)
+        denoiser(torch.zeros(shape), 0.1, cache)[0]
 
 
 def test_a_prompt_of_the_wrong_width_or_length_is_refused():
@@ -260,6 +260,6 @@ def test_the_full_size_model_runs_in_bfloat16_at_a_tiny_size():
         denoiser = WanDenoiser(dit, dit.context(torch.zeros(0, 4096)))
     cache = denoiser.new_cache(32, 32)
     z = torch.randn(3, 16, 4, 4)
-    estimate = denoiser(z, 0.1, cache)
+    estimate = denoiser(z, 0.1, cache)[0]
     cache = denoiser.update_cache(estimate, cache)
-    assert torch.isfinite(denoiser(z, 0.1, cache)).all()
+    assert torch.isfinite(denoiser(z, 0.1, cache)[0]).all()

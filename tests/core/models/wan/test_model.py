@@ -121,7 +121,7 @@ def test_a_steady_step_brings_no_numbers_from_the_host(module, config):
         for index in range(5):
             with FromHost() as mode:
                 z, encoder = codec.encode(torch.zeros(12 if index else 9, 3, H, W), encoder)
-                z = denoiser(z, 0.1, cache)
+                z = denoiser(z, 0.1, cache)[0]
                 cache = denoiser.update_cache(z, cache)
                 _, decoder = codec.decode(z, decoder)
     assert mode.count == 0
@@ -140,11 +140,11 @@ def test_a_pass_over_a_whole_clip_sees_later_latents_and_a_streams_passes_do_not
     z = torch.randn(6, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     other = z.clone()
     other[-1] += 1
-    whole, changed = (denoiser(part, 0.1, denoiser.cache_of(6, H, W)) for part in (z, other))
+    whole, changed = (denoiser(part, 0.1, denoiser.cache_of(6, H, W))[0] for part in (z, other))
     assert whole.shape == z.shape and (whole[0] - changed[0]).abs().max() > 1e-6
-    first = denoiser(z[:3], 0.1, denoiser.new_cache(H, W))
-    assert torch.equal(first, denoiser(other[:3], 0.1, denoiser.new_cache(H, W)))
-    three = denoiser(z[:3], 0.1, denoiser.cache_of(3, H, W))
+    first = denoiser(z[:3], 0.1, denoiser.new_cache(H, W))[0]
+    assert torch.equal(first, denoiser(other[:3], 0.1, denoiser.new_cache(H, W))[0])
+    three = denoiser(z[:3], 0.1, denoiser.cache_of(3, H, W))[0]
     assert torch.allclose(three, first, atol=1e-5), "a clip of one chunk is a stream's first chunk"
 
 
