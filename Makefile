@@ -6,7 +6,7 @@ TORCH ?= 2.13.0
 HOST ?= 127.0.0.1
 PORT ?= 8080
 MODEL ?= tiny
-TINY ?= --videos data/train --photos data/photos --validate data/dev
+TINY ?=
 
 .PHONY: setup serve test network test-all check loadtest tiny clean
 

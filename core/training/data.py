@@ -1,24 +1,31 @@
-"""Training clips: real footage and photographs where they are given, procedural scenes where they are not."""
+"""Pictures to train on: footage and photographs where they are given, procedural scenes where they are not."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-Clip = npt.NDArray[np.uint8]
-"""Frames [T, H, W, 3]."""
+from core.training.sources import Clip, Footage, Photograph, Source, Wander
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
 PHOTOS = (".jpg", ".jpeg", ".png")
+SHORT_SIDE = 240
+"""pixels of the short side to which footage is shrunk: cameras are sharp at a fraction of their size only"""
+NATIVE_FRAMES = 48
+"""frames of a clip that are also kept at their own size"""
+SCENES = 40
+"""procedural scenes where there is nothing else; a fifth of them beside footage"""
+SHORTEST = 24
+"""frames of the shortest clip that is used"""
 
 
 def read_clip(path: Path) -> Clip:
@@ -33,34 +40,12 @@ def halve(clip: Clip) -> Clip:
     return halved.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def pan(photo: Clip, frames: int, height: int, width: int, rng: random.Random) -> Clip:
-    """A slow pan and zoom over a photograph [1, H, W, 3]."""
-    x = torch.from_numpy(photo).permute(0, 3, 1, 2).float()
-    scale = max(height, width * photo.shape[1] / photo.shape[2]) * rng.uniform(1.3, 2.2) / photo.shape[1]
-    x = F.interpolate(x, scale_factor=scale, mode="area")
-    spans = [(rng.uniform(0.05, 0.95), rng.uniform(0.05, 0.95)) for _ in range(2)]
-    zoom = sorted((1.0, rng.uniform(0.85, 1.0)), key=lambda _: rng.random())
-    out = []
-    for i in range(frames):
-        u = i / (frames - 1)
-        z = zoom[0] + (zoom[1] - zoom[0]) * u
-        h, w = min(height / z, x.shape[2]), min(width / z, x.shape[3])
-        top, left = (
-            (size - part) * (a + (b - a) * u) for size, part, (a, b) in zip(x.shape[2:], (h, w), spans, strict=True)
-        )
-        theta = torch.tensor(
-            [
-                [w / x.shape[3], 0, (2 * left + w) / x.shape[3] - 1],
-                [0, h / x.shape[2], (2 * top + h) / x.shape[2] - 1],
-            ]
-        )
-        grid = F.affine_grid(theta[None], [1, 3, height, width], align_corners=False)
-        out.append(F.grid_sample(x, grid, align_corners=False, padding_mode="border"))
-    return torch.cat(out).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def panned(path: Path, rng: random.Random) -> Clip:
-    return pan(read_clip(path), 64, 240, 416, rng)
+def shrink(clip: Clip) -> Clip:
+    """The clip with a short side of SHORT_SIDE pixels, by area."""
+    height, width = clip.shape[1:3]
+    scale = SHORT_SIDE / min(height, width)
+    size = (round(width * scale / 2) * 2, round(height * scale / 2) * 2)
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip])
 
 
 def procedural(frames: int, height: int, width: int, rng: random.Random) -> Clip:
@@ -101,67 +86,70 @@ def procedural(frames: int, height: int, width: int, rng: random.Random) -> Clip
     return (torch.stack(out) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def cached(path: Path, make: Callable[[], Clip]) -> Clip:
-    """The clip kept at `path`, made and kept there first if need be; mapped, not loaded."""
+class Library:
+    """Draws sources from weighted groups of clips and photographs. Deterministic for the generator it is given."""
+
+    def __init__(self, groups: list[tuple[float, list[Clip] | list[Photograph]]]):
+        self.groups = [(weight, items) for weight, items in groups if items]
+
+    def draw(self, size: int, rng: random.Random) -> Source:
+        """A source of frames of `size` x `size` pixels.
+
+        Raises ValueError when no picture is large enough.
+        """
+        weights = [weight for weight, _ in self.groups]
+        for _ in range(1000):
+            item = rng.choice(rng.choices(self.groups, weights)[0][1])
+            if item.ndim == 3 and min(item.shape[:2]) >= 1.3 * size:
+                return Wander(item, size, rng)
+            if item.ndim == 4 and min(item.shape[1:3]) >= size and len(item) >= SHORTEST:
+                return Footage(item, size, rng)
+        raise ValueError(f"expected pictures of at least {size} x {size} pixels and clips of {SHORTEST} frames")
+
+
+def load_library(videos: Iterable[Path], photos: Iterable[Path], cache: Path, seed: int = 0) -> Library:
+    """Footage shrunk, some of it at its own size, photographs, and procedural scenes (those alone, where nothing is
+    given). What is decoded is kept in the folder `cache`.
+    """
+    rng = random.Random(seed)
+    clips = [path for folder in videos for path in listed(folder, VIDEOS)]
+    pictures = [path for folder in photos for path in listed(folder, PHOTOS)]
+    small = [cached(kept_at(path, cache), partial(read_small, path)) for path in clips]
+    native = [cached(kept_at(path, cache, "_native"), partial(read_native, path)) for path in clips]
+    photographs = [cached(kept_at(path, cache), partial(read_photo, path)) for path in pictures]
+    count = SCENES if not clips and not photographs else SCENES // 5
+    scenes = [cached(cache / f"scene{i}.npy", lambda: procedural(64, 240, 416, rng)) for i in range(count)]
+    return Library([(0.50, small), (0.10, native), (0.36, photographs), (0.04, scenes)])
+
+
+def kept_at(path: Path, cache: Path, ending: str = "") -> Path:
+    return cache / f"{path.parent.name}_{path.stem}{ending}.npy"
+
+
+def read_small(path: Path) -> Clip:
+    return shrink(read_clip(path))
+
+
+def read_native(path: Path) -> Clip:
+    return read_clip(path)[:NATIVE_FRAMES]
+
+
+def listed(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings]
+
+
+def read_photo(path: Path) -> Photograph:
+    """Raises ValueError for a file that is not a picture."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if pixels is None:
+        raise ValueError(f"{path} is not a picture")
+    return np.ascontiguousarray(pixels, np.uint8)
+
+
+def cached(path: Path, make: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """What is kept at `path`, made and kept there first if need be; mapped, not loaded."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, make())
-    clip: Clip = np.load(path, mmap_mode="r")
-    return clip
-
-
-def load_groups(videos: Path | None, photos: Path | None, cache: Path, seed: int = 0) -> list[tuple[float, list[Clip]]]:
-    """Weighted groups of clips: footage at half size, footage as it is, panned photographs, procedural scenes."""
-    rng = random.Random(seed)
-    groups: list[tuple[float, list[Clip]]] = []
-    if videos is not None:
-        paths = [path for path in sorted(videos.iterdir()) if path.suffix in VIDEOS]
-        full = [cached(cache / f"{path.stem}_full.npy", partial(read_clip, path)) for path in paths]
-        half = [
-            cached(cache / f"{path.stem}_half.npy", partial(halve, clip))
-            for path, clip in zip(paths, full, strict=True)
-        ]
-        groups += [(0.66, half), (0.18, full)]
-    if photos is not None:
-        paths = [path for path in sorted(photos.iterdir()) if path.suffix in PHOTOS]
-        pans = [
-            cached(cache / f"{path.stem}_pan{i}.npy", partial(panned, path, rng)) for path in paths for i in range(2)
-        ]
-        groups.append((0.12, pans))
-    count = 8 if groups else 40
-    scenes = [cached(cache / f"scene{i}.npy", lambda: procedural(64, 240, 416, rng)) for i in range(count)]
-    groups.append((0.04, scenes))
-    return groups
-
-
-class Clips:
-    """Draws random crops in time and space, augmented. Deterministic for its seed."""
-
-    def __init__(self, groups: list[tuple[float, list[Clip]]], seed: int = 0):
-        self.rng = random.Random(seed)
-        self.groups = [clips for _, clips in groups]
-        self.weights = [weight for weight, _ in groups]
-
-    def draw(self, frames: int, height: int, width: int) -> Tensor:
-        """[frames, 3, height, width] in [-1, 1]."""
-        rng = self.rng
-        while True:
-            clip = rng.choice(rng.choices(self.groups, self.weights)[0])
-            step = 2 if rng.random() < 0.15 and len(clip) >= 2 * frames else 1
-            if len(clip) >= frames * step:
-                break
-        start = rng.randint(0, len(clip) - frames * step)
-        top, left = rng.randint(0, clip.shape[1] - height), rng.randint(0, clip.shape[2] - width)
-        crop = clip[start : start + frames * step : step, top : top + height, left : left + width]
-        x = torch.tensor(crop).permute(0, 3, 1, 2).float() / 127.5 - 1
-        if rng.random() < 0.5:
-            x = x.flip(3)
-        if rng.random() < 0.15:
-            x = x.flip(2)
-        if rng.random() < 0.3:
-            x = x.flip(0)
-        if rng.random() < 0.3:
-            x = x[:, rng.sample(range(3), 3)]
-        if rng.random() < 0.5:
-            x = (x * rng.uniform(0.7, 1.15) + rng.uniform(-0.12, 0.12)).clamp(-1, 1)
-        return x.contiguous()
+    kept: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return kept

@@ -1,4 +1,4 @@
-"""`avis train`: checks what it is given, then trains. The recipe is core.training.train."""
+"""`avis train`: checks its arguments, then trains. The recipe is in core.training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raises UsageError for arguments with which no training comes to anything."""
+    """Raises UsageError for arguments with which training cannot succeed."""
     for name in ("minutes", "rate"):
         if not 0 < getattr(args, name) < math.inf:
             raise UsageError(f"expected --{name} above 0, found {getattr(args, name):g}")
@@ -35,14 +35,19 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError(f"expected --seed from 0 to {2**31 - 1}, found {args.seed}")
     if args.run.exists() and not args.run.is_dir():
         raise UsageError(f"expected a folder for --run, found a file in {args.run}")
-    for name, kinds in (("videos", VIDEOS), ("photos", PHOTOS), ("validate", (".mp4",))):
-        check_folder(f"--{name}", getattr(args, name), kinds)
+    if not 0 <= args.hold <= 1:
+        raise UsageError(f"expected --hold from 0 to 1, found {args.hold:g}")
+    if args.peer is not None and args.peer.resolve() == args.run.resolve():
+        raise UsageError("expected another run's folder for --peer, found the run's own")
+    folders: list[tuple[str, Path, tuple[str, ...]]] = [("videos", folder, VIDEOS) for folder in args.videos]
+    folders += [("photos", folder, PHOTOS) for folder in args.photos]
+    folders += [("validate", args.validate, (".mp4",))] if args.validate else []
+    for name, folder, kinds in folders:
+        check_folder(f"--{name}", folder, kinds)
 
 
-def check_folder(flag: str, folder: Path | None, kinds: tuple[str, ...]) -> None:
+def check_folder(flag: str, folder: Path, kinds: tuple[str, ...]) -> None:
     """Raises UsageError for a folder that is to be read and holds no file of those kinds."""
-    if folder is None:
-        return
     if not folder.is_dir():
         raise UsageError(f"expected an existing folder for {flag}, found {folder}")
     if not any(path.suffix in kinds for path in folder.iterdir()):

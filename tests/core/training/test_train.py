@@ -1,23 +1,34 @@
 """What one step of the recipe sees must be what the solver sees."""
 
+import argparse
 import random
 
 import numpy as np
 import pytest
 import torch
 
-from core.models.tiny.denoiser import TinyCache, TinyConfig
+from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
-from core.training.data import Clips, cached, halve, procedural
-from core.training.train import draw_lost, draw_sample, loss_of, remember_prefix, restore
+from core.training.data import Library, cached, halve, procedural
+from core.training.sources import Footage, Wander
+from core.training.streams import MIX, draw_lost, draw_stream
+from core.training.train import add_arguments, run, scheduled
+from core.training.trainer import Trainer
 
-KINDS = {"super_resolution", "inpainting", "gaussian_blur", "temporal_average", "spatio_temporal_average"}
+SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2)
 
 
 @pytest.fixture(scope="module")
-def clips():
+def library():
     rng = random.Random(0)
-    return Clips([(1.0, [procedural(64, 128, 160, rng) for _ in range(2)])])
+    scenes = [procedural(32, 128, 160, rng) for _ in range(2)]
+    return Library([(0.5, scenes), (0.5, [scenes[0][0]])])
+
+
+@pytest.fixture
+def trainer(library):
+    (codec, net), (_, ema) = build(SMALL), build(SMALL)
+    return Trainer(codec, net, ema, library, batch=2, seed=0)
 
 
 def test_clips_that_lie_in_files_are_read_without_a_warning(tmp_path):
@@ -26,46 +37,100 @@ def test_clips_that_lie_in_files_are_read_without_a_warning(tmp_path):
     mapped = cached(tmp_path / "clip.npy", lambda: clip)
     assert not mapped.flags.writeable
     assert np.array_equal(halve(mapped), halve(clip))
-    drawn = [Clips([(1.0, [source])]).draw(9, 64, 96) for source in (mapped, clip)]
+    drawn = [Footage(source, 64, random.Random(1)).read(9) for source in (mapped, clip)]
     assert torch.equal(*drawn)
+    assert Wander(mapped[0], 32, random.Random(1)).read(2).shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize("latents, opening", [(1, False), (3, True), (3, False)])
-def test_every_kind_of_sample_can_be_learnt_from(clips, latents, opening):
-    codec, net = build(TinyConfig(quarter=32, eighth=32, width=32, heads=2))
+def test_footage_goes_to_and_fro_without_a_jump():
+    clip = np.arange(30, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+    for seed in range(20):
+        source = Footage(clip, 16, random.Random(seed))
+        read = ((torch.cat([source.read(7) for _ in range(20)])[:, 0, 0, 0] + 1) * 127.5).round().diff().abs()
+        assert read.max() <= source.stride and (source.still or read.min() >= 0)
+
+
+def test_a_wandering_camera_moves_smoothly_and_stays_in_the_photograph():
+    photo = procedural(1, 200, 300, random.Random(0))[0]
+    for seed in range(10):
+        source = Wander(photo, 64, random.Random(seed))
+        x = torch.cat([source.read(5), source.read(5)])
+        assert x.shape == (10, 3, 64, 64) and x.abs().max() <= 1.001
+        steps = x.diff(dim=0).square().mean((1, 2, 3))
+        assert steps[4] < 3 * steps.median() + 1e-4  # between two reads as inside one
+
+
+def test_every_kind_of_stream_can_be_measured(library):
     rng, seen = random.Random(0), set()
-    for _ in range(6):
-        samples = [draw_sample(clips, 64, latents, opening, rng) for _ in range(4)]
-        for own in (False, True):
-            cache = TinyCache(0) if opening else remember_prefix(net, codec, samples, own, 0.05)
-            loss, gains = loss_of(restore(net, codec, samples, 0.05, False, cache), samples)
-            assert torch.isfinite(loss) and len(gains) == 4
-            if opening:
-                break
-        seen |= {sample.operator.kind for sample in samples}
-        for sample in samples:
-            assert sample.x.shape == sample.x_init.shape == sample.hint.shape
-            assert len(sample.x) == 4 * latents - (3 if opening else 0)
-            assert (sample.past is not None) == (sample.operator.reach > 0 and not opening)
-    loss.backward()
-    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
-    assert len(seen) >= 4 and seen <= KINDS
+    for _ in range(40):
+        stream = draw_stream(library, 48, rng)
+        seen.add((stream.operator.kind, stream.coder is not None))
+        for frames, lost in ((9, ()), (12, (3,))):
+            sample = stream.read(frames, lost)
+            assert sample.x.shape == sample.x_init.shape == sample.hint.shape == (frames, 3, 48, 48)
+            assert (sample.past is not None) == (sample.operator.reach > 0 and frames == 12)
+            assert torch.isfinite(sample.consistent(sample.x_init)).all()
+            stream.remember_restored(sample.x)
+    assert {kind for kind, _ in seen} == set(MIX)
+    assert sum(coded for _, coded in seen) >= 3
 
 
-def test_a_grounded_start_looks_at_the_prefix(clips):
-    rng = random.Random(3)
+def test_a_coded_stream_is_told_how_noisy_its_codec_is(library):
+    rng = random.Random(0)
     while True:
-        sample = draw_sample(clips, 64, 3, False, rng)
-        if sample.operator.recall and sample.operator.kind == "temporal_average":
+        stream = draw_stream(library, 64, rng)
+        if stream.coder is not None and stream.told == 1.0:
             break
-    before = sample.x_init
-    sample.follow(sample.prefix + 0.2)
-    assert not torch.equal(before, sample.x_init)
+    sample = stream.read(9, ())
+    assert stream.error is not None and sample.operator.noise == pytest.approx(stream.error, rel=0.06)
+
+
+def test_a_step_moves_every_weight_and_goes_on_with_its_streams(trainer, monkeypatch):
+    """Two chunks a step: what writes the cache learns from the chunk that reads it."""
+    monkeypatch.setattr("core.training.trainer.LENGTHS", ((1, 2, 1.0),))
+    before = {name: value.clone() for name, value in trainer.net.state_dict().items()}
+    indices = []
+    for _ in range(4):
+        assert np.isfinite(trainer.step(1e-3, 48))
+        indices.append(trainer.cache.index)
+        assert not any(part.requires_grad for part in (trainer.cache.hidden, trainer.cache.last, *trainer.cache.keys))
+    still = [name for name, value in trainer.net.state_dict().items() if torch.equal(value, before[name])]
+    assert not still
+    assert max(indices) > 2  # older than one step
+    assert trainer.gains
+
+
+def test_a_run_resumes_where_it_was(trainer, library):
+    trainer.step(1e-3, 64)
+    (codec, net), (_, ema) = build(SMALL, seed=5), build(SMALL, seed=6)
+    other = Trainer(codec, net, ema, library, batch=2, seed=1)
+    other.resume(trainer.state())
+    assert other.step_count == 1
+    for ours, theirs in zip(other.ema.parameters(), trainer.ema.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_rate_holds_and_then_falls():
+    assert scheduled(0.2, 0.3, 1e-3) == 1e-3
+    rates = [scheduled(p, 0.3, 1e-3) for p in (0.3, 0.5, 0.8, 1.0)]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(2e-5)
+
+
+def test_two_runs_meet_half_way(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.training.data.SCENES", 1)
+    monkeypatch.setattr("core.training.train.MEET", 1)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    common = ["--minutes", "0.0001", "--size", "32", "--batch", "1", "--cache", str(tmp_path / "cache"), "--json", "-"]
+    for name, peer in (("a", "b"), ("b", "a")):
+        arguments = [*common, "--run", str(tmp_path / name), "--peer", str(tmp_path / peer)]
+        assert run(parser.parse_args(arguments)) == 0
+        assert (tmp_path / name / "tiny.npz").exists() and (tmp_path / name / "last.pt").exists()
 
 
 def test_a_burst_of_lost_frames_leaves_most_of_a_chunk_and_its_first_frame():
     rng = random.Random(0)
-    bursts = [draw_lost(12, rng) for _ in range(500)]
+    bursts = [draw_lost(12, rng) for _ in range(1000)]
     lost = [burst for burst in bursts if burst]
     assert 20 < len(lost) < 120
     assert all(0 < len(b) <= 4 and b[0] > 0 and b[-1] < 12 and b == tuple(range(b[0], b[-1] + 1)) for b in lost)
