@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import exp, log, sqrt
+from math import exp, log
 
 from pydantic import Field
 
@@ -46,8 +46,6 @@ class CostConfig(Config):
     """seconds over which the device's slowness is averaged"""
     surprise: float = Field(6.0, gt=1)
     """outlier clip: one chunk counts as at most this multiple of its expected cost"""
-    spread: float = Field(3.0, ge=1)
-    """factor within which the cost of a kind of chunk that warm-up did not measure is learned"""
     memory: float = Field(2.0, gt=0)
     """seconds without a measurement after which a measured slowness starts to fade, halving in each such interval"""
 
@@ -72,8 +70,8 @@ ON_CALENDAR: tuple[Rung, ...] = ("full", "one_step")
 MOST_TRIES = 16
 """Upper bound of the back-off between trials, as a multiple of the first wait."""
 
-LEARNED, FORGOTTEN = 0.2, 0.05
-"""Learning rate towards the measured cost, and decay rate back to the prior, per chunk."""
+LEARNED = 0.2
+"""Learning rate towards the measured cost, per chunk."""
 
 _Key = tuple[str, int, int, int, Rung, bool]
 """model, width, height, num_steps, rung, guided"""
@@ -128,8 +126,8 @@ class CostModel:
         slowness = self.slowness(now)
         error = log(min(max(seconds / base / slowness, 1 / self.config.surprise), self.config.surprise))
         if key not in self._calibrated:
-            self._learn(now, key, base, self._prior(workload, rung, guided), error)
-        weight = self._weight(now, error) * sqrt(base / self.base(workload, "full", guided))
+            self._learn(now, key, base, error)
+        weight = self._weight(now, error)
         self._update_trials(now, rung, seconds / base, seconds > workload.budget)
         self._slowness = slowness * exp(weight * error)
         self._measured_at = now
@@ -218,14 +216,13 @@ class CostModel:
         warmed_up = self._scaled(workload, rung, self._calibrated) if rung == "x_init" else 0.0
         return warmed_up or self.base(workload, "full", False) * ratio(rung, guided, workload.num_steps)
 
-    def _learn(self, now: float, key: _Key, cost: float, prior: float, error: float) -> None:
-        """Moves a base towards what was measured, and back towards `prior`: few measurements prove little.
+    def _learn(self, now: float, key: _Key, base: float, error: float) -> None:
+        """Moves the base of a kind towards what was measured.
 
         Learns nothing unless a calibrated kind was measured lately: a costly kind and a slow device look alike.
         """
-        known = now - self._sure_at <= self.config.memory
-        learned = cost * exp(LEARNED * error if known else 0.0) * (prior / cost) ** FORGOTTEN
-        self._costs[key] = min(max(learned, prior / self.config.spread), prior * self.config.spread)
+        if now - self._sure_at <= self.config.memory:
+            self._costs[key] = base * exp(LEARNED * error)
 
     def _scaled(self, workload: Workload, rung: Rung, keys: Iterable[_Key]) -> float:
         """From the chunk on `rung`, of those in `keys`, that is nearest in pixels: by pixels and by passes."""
