@@ -13,7 +13,7 @@ from core.evaluation.metrics import psnr
 from core.memory import tensor_bytes, tensors
 from core.models.load import Model
 from core.operators.table import Operator
-from core.solver import Solver, Stage, StreamState, remember, untimed
+from core.solver import Restored, Solver, Stage, StreamState, remember, untimed
 from core.video import from_pixels, to_pixels
 
 
@@ -91,27 +91,19 @@ class Engine:
             operator.prepare(stream.height, stream.width)
             state, clean_past = state.change_operator(operator), None
         self._check(stream, frames, operator, panels)
-        x = y = from_pixels(frames, self.model.device)
-        if stream.mode == "simulate":
-            with stage("simulate"):
-                rng = torch.Generator(x.device).manual_seed(stream.seed * 1009 + state.index)
-                y = operator.measure(x, clean_past, rng)
-                clean_past = remember(clean_past, x, operator.reach)
-        else:
-            y = operator.observed(y)
+        x = from_pixels(frames, self.model.device)
+        with stage("simulate") if stream.mode == "simulate" else untimed("simulate"):
+            y, clean_past = measured(stream, x, operator, state.index, clean_past)
         restored, state = self.solver.restore(y, state, config, rung, stage, lost)
         if not torch.isfinite(restored.x).all():
             raise FloatingPointError(f"chunk {state.index - 1} of stream {stream_id} is not finite")
         with stage("transfer"):
             views = {"original": x, "degraded": y, "x_init": restored.x_init, "restored": restored.x}
             pixels = torch.cat([operator.show(views[p]) if p == "degraded" else views[p] for p in panels], dim=-1)
-            result = ChunkResult(to_pixels(pixels), restored.guided, restored.residual)
-        if stream.mode == "simulate":
-            came = [index for index in range(len(x)) if index not in lost] if lost else slice(None)
-            scores = (psnr(estimate[came], x[came]) if came else None for estimate in (restored.x, restored.x_init))
-            result = ChunkResult(result.panels, restored.guided, restored.residual, *scores)
+            pictures = to_pixels(pixels)
+        scores = score(restored, x, lost) if stream.mode == "simulate" else (None, None)
         stream.state, stream.clean_past = state, clean_past  # commit
-        return result
+        return ChunkResult(pictures, restored.guided, restored.residual, *scores)
 
     def close(self, stream_id: str) -> None:
         """Forgets a stream. Closing one that is not open is no error: it may have died with its device."""
@@ -139,3 +131,21 @@ class Engine:
         expected = (self.spec.frames(stream.state.index), height, width, 3)
         if frames.shape != expected:
             raise ValueError(f"expected frames of shape {expected}, found {frames.shape}")
+
+
+def measured(
+    stream: _Stream, x: Tensor, operator: Operator, index: int, clean_past: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The measurement of chunk `index`, and the clean frames to remember; incoming frames are the measurement."""
+    if stream.mode == "incoming":
+        return operator.observed(x), clean_past
+    rng = torch.Generator(x.device).manual_seed(stream.seed * 1009 + index)
+    return operator.measure(x, clean_past, rng), remember(clean_past, x, operator.reach)
+
+
+def score(restored: Restored, x: Tensor, lost: tuple[int, ...]) -> tuple[float | None, float | None]:
+    """PSNR (dB) of the restored frames and of x_init against the clean ones, without the lost frames."""
+    known = [index for index in range(len(x)) if index not in lost] if lost else slice(None)
+    if not known:
+        return None, None
+    return psnr(restored.x[known], x[known]), psnr(restored.x_init[known], x[known])

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from core.chunks import CHUNK_FRAMES
 from core.contract import Pixels, Rung, SolverConfig
 from core.operators.config import OperatorConfig
+from server.device.backoff import Backoff
 from server.device.frame_memory import FrameMemory
 from server.device.messages import (
     Close,
@@ -128,28 +129,6 @@ class Device(Protocol):
     async def end(self) -> None: ...
 
 
-@dataclass
-class Backoff:
-    """How long to wait before the next start of a device. Pure."""
-
-    limit: int
-    """starts in a row that may fail"""
-    first: float = 0.1
-    factor: float = 4.0
-    most: float = 10.0
-    failures: int = 0
-
-    def fail(self) -> float | None:
-        """Seconds until the next start; None when the device has had its chances."""
-        self.failures += 1
-        if self.failures > self.limit:
-            return None
-        return min(self.most, self.first * self.factor ** (self.failures - 1))
-
-    def succeed(self) -> None:
-        self.failures = 0
-
-
 @dataclass(frozen=True)
 class WorkerConfig:
     """Seconds of patience."""
@@ -165,7 +144,10 @@ class WorkerConfig:
 
 
 class Worker:
-    """Drives one device while the server lives: jobs come from the scheduler, results go to the listener."""
+    """Drives one device while the server lives: jobs come from the scheduler, results go to the listener.
+
+    It has more than 25 methods because each step of the device's life is one: start, warm up, serve, lose, pause.
+    """
 
     def __init__(self, config: WorkerConfig, scheduler: Scheduler[Work], listener: Listener):
         self.config = config

@@ -8,9 +8,10 @@ import pytest
 from core.chunks import Chunk
 from core.contract import SolverConfig
 from core.operators.super_resolution import SuperResolution
+from server.device.backoff import Backoff
 from server.device.messages import Done, Loaded, Ready, Refused, Step, StreamSpec, Unusable
 from server.device.process import DeviceLost
-from server.device.worker import Backoff, Plan, Work, Worker, WorkerConfig
+from server.device.worker import Plan, Work, Worker, WorkerConfig
 from server.scheduling.scheduler import Job, Scheduler
 from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice
