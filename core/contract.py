@@ -44,7 +44,7 @@ class SolverConfig(Config):
 
 
 Pixels = npt.NDArray[np.uint8]
-"""Frames [T, H, W, 3], RGB, 0..255."""
+"""Frames [T, H, W, 3], or one frame [H, W, 3]: RGB, 0..255."""
 
 Mode = Literal["incoming", "simulate"]
 """Whether the frames that come in are the measurement y, or clean frames to which the engine applies A first."""

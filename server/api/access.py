@@ -7,7 +7,7 @@ import hmac
 from aiohttp import web
 
 from server.api.keys import SESSIONS, Handler
-from server.sessions.refusals import Refusal
+from server.refusals import Refusal
 
 GUARDED = ("/sessions", "/queue/", "/ice", "/stats", "/whip/", "/whep/", "/cluster/")
 """what a client may not reach without the token, where the server asks for one"""

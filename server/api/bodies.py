@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from core.config import Config
 from core.contract import SolverConfig
 from core.errors import explain
+from server.refusals import Refusal
 from server.sessions import negotiation
-from server.sessions.refusals import Refusal
 from server.sessions.sessions import Sessions
 from server.webrtc.sdp_lines import SdpLimits
 

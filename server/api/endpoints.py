@@ -18,8 +18,8 @@ from server.api.addresses import client_of
 from server.api.bodies import merged_solver, read_json, sdp_limits, validate
 from server.api.keys import SESSIONS
 from server.api.usage import usage_of
+from server.refusals import Asks, Refusal
 from server.sessions.config import SessionConfig
-from server.sessions.refusals import Asks, Refusal
 from server.webrtc.ice_servers import ice_servers
 from server.webrtc.offer import parse_offer
 

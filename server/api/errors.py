@@ -9,8 +9,7 @@ from aiohttp import web
 
 from server.api.keys import SESSIONS, Handler
 from server.api.request_log import log_refusal
-from server.sessions.refusals import Place, Refusal
-from server.webrtc.sdp_lines import OfferRefused
+from server.refusals import Place, Refusal
 
 
 @web.middleware
@@ -21,9 +20,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Refusal as refusal:
         count_refusal(request, refusal.status, refusal.code, refusal.message)
         return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
-    except OfferRefused as refusal:
-        count_refusal(request, refusal.status, refusal.code, refusal.message)
-        return error_response(refusal.status, refusal.code, refusal.message)
     except web.HTTPException as error:
         if error.status < 400:
             raise

@@ -16,13 +16,13 @@ from aiohttp import web
 
 from server.api.bodies import read_body, sdp_limits, validate
 from server.api.keys import SESSIONS, STREAMS, Handler
+from server.refusals import Refusal
 from server.sessions.config import SessionConfig
-from server.sessions.refusals import Refusal
 from server.sessions.streams import Player, Stream, Streams
 from server.webrtc.candidates import parse_fragment
 from server.webrtc.ice_servers import ice_servers
 from server.webrtc.offer import Offer, Purpose, parse_offer
-from server.webrtc.sdp_lines import OfferRefused, SdpLimits
+from server.webrtc.sdp_lines import SdpLimits
 
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
@@ -178,7 +178,7 @@ async def read_text(request: web.Request) -> str:
     try:
         return (await read_body(request)).decode()
     except UnicodeDecodeError as error:
-        raise OfferRefused(400, "bad_sdp", "the body is not UTF-8 text") from error
+        raise Refusal(400, "bad_sdp", "the body is not UTF-8 text") from error
 
 
 def limits(request: web.Request) -> SdpLimits:

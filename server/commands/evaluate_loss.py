@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from core.contract import SolverConfig
+from core.contract import Pixels, SolverConfig
 from core.errors import UsageError
 from core.evaluation.loss import LOSS_VARIANTS, lost_frames, score_loss
 from core.evaluation.score import measured
@@ -16,7 +16,6 @@ from core.models.load import Model
 from core.operators.table import Operator
 from core.solver import Solver
 from server.commands import options
-from server.files.geometry import Pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,14 +16,14 @@ from types import FrameType
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from core.contract import Mode, Panel
+from core.contract import Mode, Panel, Pixels
 from core.engine import ChunkResult, Engine
 from core.errors import UsageError
 from core.operators.table import Operator
 from core.video import from_pixels
 from server.commands import options
 from server.commands.restore_report import Outcome, Tally, progress
-from server.files.geometry import Fit, Pixels, place, scaled_size
+from server.files.geometry import Fit, place, scaled_size
 from server.files.inputs import in_chunks, open_source, read_picture
 from server.files.outputs import Sink, encode_png, open_sink
 from server.files.paths import named

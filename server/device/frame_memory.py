@@ -11,9 +11,8 @@ import tempfile
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
+from core.contract import Pixels
 
 
 def anonymous_file(size: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from av.sidedata.sidedata import Type
 
-from server.files.geometry import Pixels
+from core.contract import Pixels
 from server.files.tone import to_sdr
 
 RGB, BT709, UNSPECIFIED, RESERVED, FCC, BT601_625, BT601_525, SMPTE240M, BT2020 = 0, 1, 2, 3, 4, 5, 6, 7, 9

@@ -11,9 +11,10 @@ from pathlib import Path
 import av
 from av.error import FFmpegError
 
+from core.contract import Pixels
 from core.errors import UsageError
 from server.files.colour import SRGB, coding, to_pixels
-from server.files.geometry import EXIF, Orientation, Pixels
+from server.files.geometry import EXIF, Orientation
 from server.files.paths import named
 from server.files.source import About, Carry, Extras, Picture
 from server.files.stills import exif_orientation, upright_size

@@ -11,10 +11,8 @@ from typing import Literal, cast
 import av
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
-"""One picture [H, W, 3], RGB, 0..255."""
+from core.contract import Pixels
 
 Fit = Literal["crop", "pad", "inside"]
 """How a picture of another shape takes a wanted size: cut at the centre, black bars, or smaller than asked"""

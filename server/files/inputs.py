@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from core.chunks import ChunkSpec
+from core.contract import Pixels
 from core.errors import UsageError
 from server.files.folder import PictureFolder
-from server.files.geometry import Pixels, centred, resize
+from server.files.geometry import centred, resize
 from server.files.paths import STANDARD, is_pipe, named, status
 from server.files.source import Picture, Source, leave_out
 from server.files.stills import AnimatedWebp, is_animated_webp

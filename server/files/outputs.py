@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import av
 import numpy as np
 
+from core.contract import Pixels
 from core.errors import UsageError
 from server.files.containers import FORMATS
-from server.files.geometry import Pixels
 from server.files.paths import STANDARD, named, status
 from server.files.source import About, AnyPacket, Extras, Picture
 from server.files.video_writer import VideoWriter

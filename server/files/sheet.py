@@ -9,7 +9,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from server.files.geometry import Pixels
+from core.contract import Pixels
 
 ZOOM = 3
 LABEL = 18

@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeAlias
 
 import av
 
+from core.contract import Pixels
 from server.files.colour import UNTAGGED, Colour
-from server.files.geometry import Pixels
 
 AnyPacket: TypeAlias = "av.Packet[Any]"
 AnyStream: TypeAlias = "av.stream.Stream"

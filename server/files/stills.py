@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from core.contract import Pixels
 from core.errors import UsageError
 from server.files.colour import SRGB
-from server.files.geometry import EXIF, Pixels, resize
+from server.files.geometry import EXIF, resize
 from server.files.paths import named
 from server.files.source import About, Carry, Extras, Picture
 

@@ -17,11 +17,12 @@ from av.format import Flags as FormatFlags
 from av.sidedata.sidedata import Type
 from av.stream import Disposition
 
+from core.contract import Pixels
 from core.errors import UsageError
 from server.files.clock import MICROSECOND, Clock
 from server.files.colour import Coding, Unconvertible, coding, side_data, to_pixels
 from server.files.deinterlace import Deinterlacer
-from server.files.geometry import EXIF, Orientation, Pixels, from_display_matrix, place, scaled_size
+from server.files.geometry import EXIF, Orientation, from_display_matrix, place, scaled_size
 from server.files.paths import named, open_container
 from server.files.source import About, AnyPacket, Carry, Extras, Picture
 from server.files.stills import exif_orientation

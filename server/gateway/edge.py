@@ -8,7 +8,7 @@ from server.api.access import GUARDED, shows
 from server.api.errors import code_of, error_response
 from server.api.keys import Handler
 from server.gateway.gateway import GATEWAY
-from server.sessions.refusals import Refusal
+from server.refusals import Refusal
 
 
 @web.middleware

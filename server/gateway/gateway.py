@@ -17,7 +17,7 @@ from server.gateway.membership import Membership
 from server.gateway.placement import RETRIED, Cluster, Node
 from server.gateway.probes import Probes
 from server.gateway.settings import GatewaySettings
-from server.sessions.refusals import Refusal
+from server.refusals import Refusal
 
 
 class Gateway:

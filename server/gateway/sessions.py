@@ -15,7 +15,7 @@ from server.gateway.forward import Answer
 from server.gateway.gateway import GATEWAY, Gateway, no_session, refusal_code
 from server.gateway.line import RETRY_AFTER
 from server.gateway.placement import RETRIED, Cluster, Node, may_try, owner
-from server.sessions.refusals import Place, Refusal
+from server.refusals import Place, Refusal
 
 
 class Opening(Config):

@@ -9,7 +9,7 @@ from aiohttp import web
 from server.api.bodies import read_body
 from server.gateway.gateway import GATEWAY, no_node, no_session
 from server.gateway.placement import Cluster, Node, owner
-from server.sessions.refusals import Refusal
+from server.refusals import Refusal
 
 
 def routes() -> list[web.RouteDef]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from core.errors import UsageError
-from server.device.worker import Backoff
+from server.device.backoff import Backoff
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from av import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-Pixels = npt.NDArray[np.uint8]
-
+from core.contract import Pixels
 
 WASTE = 2.0
 """how many times the wanted pixels may be scaled; a frame of which more would be cut off is cut before"""

@@ -62,7 +62,7 @@ class Dispatch:
         if self.settings.admission == "places" and len(self._accounts) < self.settings.max_sessions:
             return None
         workload = self._workload(config, config.size)
-        decision = self.admission.decide(workload, now, self._bytes(workload))
+        decision = self.admission.decide(workload, now, session_bytes(self.worker.ready, workload))
         return decision if isinstance(decision, Refuse) else None
 
     @property
@@ -77,13 +77,14 @@ class Dispatch:
         if self.settings.admission == "places":
             return max(0, self.settings.max_sessions - len(self._accounts))
         workload = self._workload(SessionConfig(fps=self.settings.fps, solver=self.solver), None)
-        return self.admission.fitting(workload, now, self._bytes(workload))
+        return self.admission.fitting(workload, now, session_bytes(self.worker.ready, workload))
 
     def reserve(self, session_id: str, config: SessionConfig, now: float) -> None:
         """Opens the account of a session that is about to open."""
         workload = self._workload(config, config.size)
-        self.admission.open(session_id, workload, now, self._bytes(workload))
-        self._accounts[session_id] = Account(workload, self._add_queue(session_id, workload, now))
+        self.admission.open(session_id, workload, now, session_bytes(self.worker.ready, workload))
+        phase = self.scheduler.add(session_id, workload.period, workload.reinject_every, now)
+        self._accounts[session_id] = Account(workload, phase)
 
     def attach(self, session: Session) -> None:
         """The session of an account is open."""
@@ -101,7 +102,7 @@ class Dispatch:
         """A session has another configuration, or has learnt its size."""
         workload = self._workload(config, size)
         self._accounts[session_id].workload = workload
-        self.admission.change(session_id, workload, self._bytes(workload))
+        self.admission.change(session_id, workload, session_bytes(self.worker.ready, workload))
 
     def reconnect(self, session_id: str) -> None:
         """A session's frames come over another connection from now on."""
@@ -117,7 +118,7 @@ class Dispatch:
         assert self.scheduler.ids == reserved, f"the scheduler serves {self.scheduler.ids}, the accounts are {reserved}"
 
     def _workload(self, config: SessionConfig, size: tuple[int, int] | None) -> Workload:
-        width, height = size or self._usual_size
+        width, height = size or usual_size(self.worker.ready)
         return Workload(
             model=self.settings.model,
             width=width,
@@ -128,23 +129,6 @@ class Dispatch:
             frames=CHUNK_FRAMES,
             budget=self.settings.latency_budget,
         )
-
-    @property
-    def _usual_size(self) -> tuple[int, int]:
-        """(width, height) that a session is taken for until its first frame arrives: the first one warmed up."""
-        measured = self.worker.ready.chunk_seconds if self.worker.ready else {}
-        return next(iter(measured), SIZE)
-
-    def _bytes(self, workload: Workload) -> int:
-        """Device memory that a session takes: that of the nearest size that was measured, by pixels."""
-        measured = self.worker.ready.session_bytes if self.worker.ready else {}
-        pixels = workload.width * workload.height
-        by_distance = [(abs(w * h - pixels), held * pixels // (w * h)) for (w, h), held in measured.items()]
-        return min(by_distance)[1] if by_distance else 0
-
-    def _add_queue(self, session_id: str, workload: Workload, now: float) -> int:
-        """Opens a session's queue, and returns its phase."""
-        return self.scheduler.add(session_id, workload.period, workload.reinject_every, now)
 
     # --- for sessions (server.sessions.session.Host) ------------------------------------------------
 
@@ -224,11 +208,14 @@ class Dispatch:
     def on_device_lost(self, job: Job[Work] | None) -> None:
         for session in list(self._sessions.values()):
             account, waiting = self._accounts[session.id], self.scheduler.remove(session.id)
-            account.phase = self._add_queue(session.id, account.workload, clock())
+            workload = account.workload
+            account.phase = self.scheduler.add(session.id, workload.period, workload.reinject_every, clock())
             session.figures.device_losses += 1
             if job is not None and job.session_id == session.id:
                 waiting = [job, *waiting]
-                self._suspect(session, account)
+                if account.suspect:  # it gets a second chance, and no third
+                    self._end(session.id, "the device was lost twice in a row on its chunks", "device_lost")
+                account.suspect = True
             account.skipped = account.skipped or bool(waiting)
             session.start_over(waiting)
 
@@ -270,11 +257,18 @@ class Dispatch:
         if session.rung != account.ladder.rung:
             session.show_rung(account.ladder.rung)
 
-    def _suspect(self, session: Session, account: Account) -> None:
-        """A session whose chunk was on the device when it died gets a second chance, and no third."""
-        if account.suspect:
-            self._end(session.id, "the device was lost twice in a row on its chunks", "device_lost")
-        account.suspect = True
+
+def usual_size(ready: Ready | None) -> tuple[int, int]:
+    """(width, height) that a session is taken for until its first frame arrives: the first one warmed up."""
+    return next(iter(ready.chunk_seconds), SIZE) if ready else SIZE
+
+
+def session_bytes(ready: Ready | None, workload: Workload) -> int:
+    """Device memory that a session takes: that of the nearest size that was measured, by pixels."""
+    measured = ready.session_bytes if ready else {}
+    pixels = workload.width * workload.height
+    by_distance = [(abs(w * h - pixels), held * pixels // (w * h)) for (w, h), held in measured.items()]
+    return min(by_distance)[1] if by_distance else 0
 
 
 def check_solver(values: dict[str, Any]) -> dict[str, Any]:

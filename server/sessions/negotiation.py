@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from aioice import ice
 from aiortc import MediaStreamTrack
 
-from server.sessions.refusals import Refusal
+from server.refusals import Refusal
 from server.settings import Settings
 from server.webrtc.answer import AnswerOptions
 from server.webrtc.config import NoMediaPort, RtcConfig
@@ -23,7 +23,7 @@ from server.webrtc.sdp_lines import SdpLimits
 async def negotiate(
     pc: PeerConnection, offer: Offer, settings: Settings, tracks: Iterable[MediaStreamTrack] = ()
 ) -> str:
-    """The answer to an offer, which sends `tracks`. Raises Refusal, or OfferRefused from the WebRTC stack."""
+    """The answer to an offer, which sends `tracks`. Raises Refusal."""
     options = AnswerOptions(public_address=settings.public_ip)
     try:
         async with asyncio.timeout(settings.offer_timeout):

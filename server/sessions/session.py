@@ -64,7 +64,7 @@ class Session:
     """A peer connection that owns one stream.
 
     A frame's way: `_drain` > `Intake.accept` > `_feed` > `Intake.fill` > `_send_off` > the host, and back:
-    `deliver` or `pass_through` > `Outlet`.
+    `deliver` or `pass_through` > `Outlet`. It has more than 25 methods because each event of a session's life is one.
     """
 
     def __init__(self, session_id: str, config: SessionConfig, settings: Settings, pc: PeerConnection, host: Host):
@@ -127,10 +127,6 @@ class Session:
     def age(self) -> float:
         """Seconds since the session was opened."""
         return clock() - self._opened
-
-    def wire(self) -> dict[str, int]:
-        """What happened to the packets of the present connection so far."""
-        return counted(self.pc)
 
     @property
     def silence(self) -> float:

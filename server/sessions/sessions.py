@@ -20,12 +20,12 @@ from server.device.worker import Worker
 from server.logs import SESSION, public
 from server.media.audio import CarriedTrack
 from server.media.recording import Recording
+from server.refusals import Asks, Place, Refusal
 from server.scheduling.admission import Refuse
 from server.sessions.config import SessionConfig
 from server.sessions.dispatch import Dispatch
 from server.sessions.negotiation import negotiate, rtc_config
-from server.sessions.refusals import Asks, Place, Refusal
-from server.sessions.session import Session
+from server.sessions.session import Session, counted
 from server.sessions.telemetry import LIVES, EndCode, Histogram, SessionFigures
 from server.sessions.traces import tracer_of
 from server.sessions.waiting import WaitingList
@@ -87,16 +87,16 @@ class Sessions:
     # --- the life of a session --------------------------------------------------------------------
 
     async def open(self, offer: Offer, config: SessionConfig, returns: bool = True, asks: Asks | None = None) -> Opened:
-        """Answers an offer with a new session. Raises Refusal, or OfferRefused from the WebRTC stack.
+        """Answers an offer with a new session. Raises Refusal.
 
         `returns`: the restored video goes back to the same client; else others play `session.outlet.broadcast`.
         """
-        self._check(config)
+        check(config, self.settings)
         session_id = self.new_id()
         SESSION.set(public(session_id))
         self._reserve(session_id, config, asks or Asks())
         try:
-            await self._check_operator(config.operator, config.size)
+            await check_operator(config.operator, config.size)
             session = self._new_session(session_id, config)
             try:
                 answer = await self._answer(session, session.pc, offer, returns)
@@ -132,7 +132,7 @@ class Sessions:
         """Changes a session's operator or solver; returns the number of the first chunk with it."""
         session = self.get(session_id)
         size = (session.spec.width, session.spec.height) if session.spec else config.size
-        await self._check_operator(config.operator, size)
+        await check_operator(config.operator, size)
         session = self.get(session_id)
         self.dispatch.update(session_id, config, size)
         return session.change(config)
@@ -173,7 +173,7 @@ class Sessions:
         for figures in (self._past, *(session.figures for session in self._open.values())):
             totals.absorb(figures)
         for session in self._open.values():
-            totals.wire.update(session.wire())
+            totals.wire.update(counted(session.pc))
         return totals
 
     def free(self, now: float) -> int:
@@ -191,34 +191,6 @@ class Sessions:
         return iter(self._open.values())
 
     # --- opening ----------------------------------------------------------------------------------
-
-    def _check(self, config: SessionConfig) -> None:
-        """Refuses what no session of this server may be."""
-        s = self.settings
-        if config.fps > s.max_fps:
-            raise Refusal(422, "bad_setting", f"fps may be {s.max_fps:g} at most here, not {config.fps:g}")
-        if config.record != "nothing" and s.recordings is None:
-            raise Refusal(422, "no_recording", "this server keeps no recordings: its setting recordings is unset")
-        if config.size is None:
-            return
-        width, height = config.size
-        if width % 16 or height % 16 or min(width, height) < s.min_side or width * height > s.max_pixels:
-            raise Refusal(
-                422,
-                "bad_size",
-                f"a size is a multiple of 16 each way, {s.min_side} at least and {s.max_pixels} pixels in all at "
-                f"most, not {show_size(config.size)}",
-            )
-
-    @staticmethod
-    async def _check_operator(operator: OperatorConfig, size: tuple[int, int] | None) -> None:
-        """Refuses a size that does not fit the operator, when it is known. Decoding a mask takes a moment."""
-        if size is None:
-            return
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, operator.check_size, size[1], size[0])
-        except ValueError as error:
-            raise Refusal(422, "bad_operator", str(error)) from error
 
     def _reserve(self, session_id: str, config: SessionConfig, asks: Asks) -> None:
         """Takes a place, or refuses: before anything is awaited, so that no two take the same one."""
@@ -256,7 +228,7 @@ class Sessions:
         """Undoes what `_reserve` and `_new_session` did."""
         if (session := self._open.pop(session_id, None)) is not None:
             self._past.absorb(session.figures)
-            self._past.wire.update(session.wire())
+            self._past.wire.update(counted(session.pc))
         self.dispatch.release(session_id, asyncio.get_running_loop().time())
 
     def _new_session(self, session_id: str, config: SessionConfig) -> Session:
@@ -296,6 +268,34 @@ class Sessions:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("a session did not close", exc_info=error)
+
+
+def check(config: SessionConfig, settings: Settings) -> None:
+    """Refuses what no session of a server with these settings may be."""
+    if config.fps > settings.max_fps:
+        raise Refusal(422, "bad_setting", f"fps may be {settings.max_fps:g} at most here, not {config.fps:g}")
+    if config.record != "nothing" and settings.recordings is None:
+        raise Refusal(422, "no_recording", "this server keeps no recordings: its setting recordings is unset")
+    if config.size is None:
+        return
+    (width, height), least = config.size, settings.min_side
+    if width % 16 or height % 16 or min(width, height) < least or width * height > settings.max_pixels:
+        raise Refusal(
+            422,
+            "bad_size",
+            f"a size is a multiple of 16 each way, {least} at least and {settings.max_pixels} pixels in all at "
+            f"most, not {show_size(config.size)}",
+        )
+
+
+async def check_operator(operator: OperatorConfig, size: tuple[int, int] | None) -> None:
+    """Refuses a size that does not fit the operator, when it is known. Decoding a drawn mask takes a moment."""
+    if size is None:
+        return
+    try:
+        await asyncio.get_running_loop().run_in_executor(None, operator.check_size, size[1], size[0])
+    except ValueError as error:
+        raise Refusal(422, "bad_operator", str(error)) from error
 
 
 def log_end(session: Session, reason: str, code: EndCode) -> None:

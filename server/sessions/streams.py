@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.media.broadcast import Broadcast, PlayerTrack
+from server.refusals import Refusal
 from server.sessions.config import SessionConfig, SessionState
 from server.sessions.negotiation import negotiate, rtc_config
-from server.sessions.refusals import Refusal
 from server.sessions.session import Session
 from server.sessions.sessions import Sessions
 from server.settings import Settings

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from core.contract import SolverConfig
-from server.device.frame_memory import FrameMemory, Pixels
+from core.contract import Pixels, SolverConfig
+from server.device.frame_memory import FrameMemory
 from server.device.messages import (
     Close,
     Done,

@@ -83,7 +83,7 @@ def probeable(text: str, limits: SdpLimits) -> str | None:
 
 
 def parse_fragment(text: str, limits: SdpLimits | None = None) -> Fragment:
-    """Trickled candidates (RFC 8840, `application/trickle-ice-sdpfrag`); raises `OfferRefused`."""
+    """Trickled candidates (RFC 8840, `application/trickle-ice-sdpfrag`); raises `Refusal`."""
     limits = limits or SdpLimits()
     lines = split_lines(text, limits)
     ufrag = attribute(lines, "ice-ufrag")

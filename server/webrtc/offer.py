@@ -108,7 +108,7 @@ class Offer:
 
 
 def parse_offer(text: str, limits: SdpLimits | None = None, purpose: Purpose = "duplex", sound: str = "") -> Offer:
-    """The offer in `text`, reduced to what this server can answer; raises `OfferRefused`.
+    """The offer in `text`, reduced to what this server can answer; raises `Refusal`.
 
     `sound` names the audio codec of the stream that is played; the audio of a client without it is switched off.
     By default it is the first codec that the client offers.

@@ -25,6 +25,7 @@ from aiortc import (
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtptransceiver import RTCRtpTransceiver
 
+from server.refusals import Refusal
 from server.webrtc.answer import AnswerOptions, complete_answer
 from server.webrtc.candidates import Fragment
 from server.webrtc.config import NoMediaPort, RtcConfig
@@ -33,7 +34,6 @@ from server.webrtc.ice_agent import BoundConnection
 from server.webrtc.layers import Layer
 from server.webrtc.offer import Offer
 from server.webrtc.receiver import AudioReceiver, VideoReceiver
-from server.webrtc.sdp_lines import OfferRefused
 from server.webrtc.sender import VideoSender
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class PeerConnection(RTCPeerConnection):
         """The answer to `offer`, which sends those of `tracks` that the offer has a section for.
 
         The "track" event fires meanwhile: a track that depends on an incoming one may be added there.
-        Raises OfferRefused when the stack cannot use the offer, NoMediaPort when there is no socket for it.
+        Raises Refusal when the stack cannot use the offer, NoMediaPort when there is no socket for it.
         """
         self._layers = {section.kind: section.layers for section in offer.sections}
         self._stand_ins = offer.stand_ins
@@ -82,7 +82,7 @@ class PeerConnection(RTCPeerConnection):
             raise
         except Exception as error:  # aiortc names no errors for a description that it cannot use
             logger.warning("an offer that passed our checks failed: %r", error)
-            raise OfferRefused(422, "unsupported_offer", f"the offer cannot be used: {error}") from error
+            raise Refusal(422, "unsupported_offer", f"the offer cannot be used: {error}") from error
         if "a=candidate:" not in self.localDescription.sdp:
             raise NoMediaPort("no UDP port is free for media")
         return complete_answer(self.localDescription.sdp, options, offer)

@@ -1,4 +1,4 @@
-"""Lines of SDP, their limits, and the refusal of an offer."""
+"""Lines of SDP, and what is refused of them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ from collections.abc import Iterable
 from pydantic import Field
 
 from core.config import Config
+from server.refusals import Refusal
 
 
-class OfferRefused(ValueError):
-    """An offer, a fragment or an answer that cannot be used; `status` is the HTTP status that says so."""
-
-    def __init__(self, status: int, code: str, message: str):
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
+def malformed(message: str) -> Refusal:
+    return Refusal(400, "bad_sdp", message)
 
 
-def malformed(message: str) -> OfferRefused:
-    return OfferRefused(400, "bad_sdp", message)
-
-
-def unusable(message: str, code: str = "unsupported_offer") -> OfferRefused:
-    return OfferRefused(422, code, message)
+def unusable(message: str, code: str = "unsupported_offer") -> Refusal:
+    return Refusal(422, code, message)
 
 
 class SdpLimits(Config):
@@ -49,7 +40,7 @@ def split_lines(text: str, limits: SdpLimits) -> list[str]:
     """
     size = len(text.encode(errors="replace"))
     if size > limits.max_bytes:
-        raise OfferRefused(413, "too_large", f"at most {limits.max_bytes} bytes are read, found {size}")
+        raise Refusal(413, "too_large", f"at most {limits.max_bytes} bytes are read, found {size}")
     lines = [line for raw in text.strip().split("\n") if (line := raw.replace("\t", " ").rstrip())]
     for number, line in enumerate(lines, 1):
         if line[1:2] != "=" or not line.isprintable():

@@ -13,9 +13,9 @@ from server.api.access import shows
 from server.api.app import create_app
 from server.api.endpoints import WEB
 from server.api.keys import SESSIONS
+from server.refusals import Refusal
 from server.sessions.config import SessionState
 from server.sessions.negotiation import negotiate
-from server.sessions.refusals import Refusal
 from server.settings import read_settings
 from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice

@@ -19,6 +19,7 @@ from google_crc32c import value as crc32c
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from server.refusals import Refusal
 from server.webrtc.candidates import parse_fragment
 from server.webrtc.config import RtcConfig
 from server.webrtc.dtls import GuardedDtls
@@ -26,7 +27,6 @@ from server.webrtc.ice_agent import BoundConnection, GuardedProtocol
 from server.webrtc.offer import parse_offer
 from server.webrtc.receiver import VideoReceiver
 from server.webrtc.sctp import MAX_CHUNKS, MAX_STREAMS, WINDOW, SctpGuard
-from server.webrtc.sdp_lines import OfferRefused
 
 EDITS = ["cut", "add", "replace", "twice"]
 CORPUS = Path(__file__).parent / "corpus"
@@ -106,7 +106,7 @@ def check_offer(text):
     """An offer is refused with one short sentence, or means the same when it is read again."""
     try:
         offer = parse_offer(text)
-    except OfferRefused as refused:
+    except Refusal as refused:
         assert 400 <= refused.status < 500 and len(refused.message) < 300 and "\n" not in refused.message
         return
     again = parse_offer(offer.text)
@@ -142,7 +142,7 @@ def test_any_fragment_is_read_or_refused(text):
     for body in (text, "a=candidate:1 1 udp " + text, "a=ice-ufrag:x\r\n" + text):
         try:
             fragment = parse_fragment(body)
-        except OfferRefused:
+        except Refusal:
             continue
         assert len(fragment.candidates) <= 32
 

@@ -17,6 +17,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from server.api.app import create_app
 from server.api.keys import SESSIONS, STREAMS
+from server.refusals import Refusal
 from server.settings import read_settings
 from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice
@@ -25,7 +26,7 @@ from server.webrtc.candidates import parse_fragment, probeable
 from server.webrtc.layers import Layer
 from server.webrtc.offer import parse_offer
 from server.webrtc.peer import PeerConnection
-from server.webrtc.sdp_lines import OfferRefused, SdpLimits
+from server.webrtc.sdp_lines import SdpLimits
 
 FINGERPRINT = "a=fingerprint:sha-256 " + ":".join(["AB"] * 32)
 BROWSER_OFFER = "\r\n".join(
@@ -136,7 +137,7 @@ def only_video(direction, text=BROWSER_OFFER):
 
 
 def refusal(text, **kwargs):
-    with pytest.raises(OfferRefused) as caught:
+    with pytest.raises(Refusal) as caught:
         parse_offer(text, **kwargs)
     assert 400 <= caught.value.status < 500
     assert len(caught.value.message) < 200 and "\n" not in caught.value.message
@@ -290,7 +291,7 @@ def test_no_offer_holds_the_loop_for_50_ms():
     slow = {}
     for name, text in HOSTILE.items():
         started = time.thread_time()
-        with contextlib.suppress(OfferRefused):
+        with contextlib.suppress(Refusal):
             parse_offer(text, limits)
         slow[name] = time.thread_time() - started
     assert max(slow.values()) < 0.05, max(slow, key=slow.get)
@@ -304,7 +305,7 @@ def test_a_mutated_offer_is_refused_or_answered_but_never_an_error():
         for name, text in HOSTILE.items():
             try:
                 offer = parse_offer(text)
-            except OfferRefused:
+            except Refusal:
                 refused += 1
                 continue
             assert "a=candidate" in await answer(offer), name
@@ -332,7 +333,7 @@ def refused_offers(direction, purpose, count):
         hostile = text.replace("a=sendrecv", f"a={direction}")
         try:
             parse_offer(hostile, SdpLimits(allow_loopback=True), purpose)
-        except OfferRefused:
+        except Refusal:
             yield hostile
             count -= 1
         if count == 0:
@@ -471,7 +472,7 @@ def test_a_trickle_fragment_yields_its_candidates():
 
 @pytest.mark.parametrize("text", ["", "garbage", "<html>", "s=x\r\n", "a=x\x00:y"])
 def test_a_fragment_that_says_nothing_is_refused(text):
-    with pytest.raises(OfferRefused):
+    with pytest.raises(Refusal):
         parse_fragment(text)
 
 

@@ -28,7 +28,7 @@ class Asks:
 
 
 class Refusal(Exception):
-    """A request that cannot be met, in the terms of HTTP."""
+    """A request that cannot be met, or an offer that cannot be used, in the terms of HTTP."""
 
     def __init__(
         self, status: int, code: str, message: str, retry_after: float | None = None, place: Place | None = None
