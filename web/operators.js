@@ -7,6 +7,7 @@ const TITLES = {
   temporal_average: "Temporal average",
   spatio_temporal_average: "Spatio-temporal average",
   mask: "Mask: draw what is lost",
+  denoise: "Denoising",
 };
 
 const TEXTS = {
@@ -16,6 +17,7 @@ const TEXTS = {
   temporal_average: "Each frame is the mean of several: motion smears. Restoring freezes it.",
   spatio_temporal_average: "Small and smeared at once: cheap, slow video.",
   mask: "Parts of the picture are covered: dirt, a scratch, a logo. Restoring paints them in.",
+  denoise: "The picture is complete and noisy: say how noisy. Restoring takes the noise away.",
 };
 
 const NO_CONTROL = ["kind", "png", "seed"];

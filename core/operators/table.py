@@ -11,11 +11,12 @@ from core.operators.averages import SpatioTemporalAverage, TemporalAverage
 from core.operators.base import LinearOperator
 from core.operators.blur import GaussianBlur
 from core.operators.config import OperatorConfig
+from core.operators.denoise import Denoise
 from core.operators.masks import Inpainting, Mask
 from core.operators.super_resolution import SuperResolution
 
 Operator = Annotated[
-    SuperResolution | Inpainting | GaussianBlur | TemporalAverage | SpatioTemporalAverage | Mask,
+    SuperResolution | Inpainting | GaussianBlur | TemporalAverage | SpatioTemporalAverage | Mask | Denoise,
     Field(discriminator="kind"),
 ]
 

@@ -1,5 +1,6 @@
 import base64
 import io
+from typing import get_args
 
 import av
 import numpy as np
@@ -180,7 +181,7 @@ def test_a_mask_is_planned_piece_by_piece_with_the_same_result(monkeypatch):
 # --- what the server knows of an operator: its settings and its sizes ---------------------------------
 
 
-@pytest.mark.parametrize("op", [op for op in OPERATORS if op.kind != "denoise"], ids=name)
+@pytest.mark.parametrize("op", OPERATORS, ids=name)
 def test_a_configuration_is_validated_without_its_operator_and_becomes_it(op):
     config = TypeAdapter(OperatorConfig).validate_python(op.model_dump())
     assert not isinstance(config, LinearOperator)
@@ -232,3 +233,11 @@ def test_a_mask_that_keeps_nothing_is_refused_without_torch():
     black = MaskConfig(png=png(np.zeros((H, W), np.uint8)))
     with pytest.raises(ValueError, match="keeps no pixel"):
         black.check_size(H, W)
+
+
+def test_the_server_and_the_device_offer_the_same_kinds():
+    """The server took sessions of a kind that its device then refused."""
+    offered = [get_args(get_args(union)[0]) for union in (OperatorConfig, Operator)]
+    kinds = [[kind.model_fields["kind"].default for kind in kinds] for kinds in offered]
+    assert sorted(kinds[0]) == sorted(kinds[1])
+    assert "denoise" in kinds[1]

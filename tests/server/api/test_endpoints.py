@@ -256,7 +256,7 @@ async def test_sessions_that_come_and_go_leave_no_descriptor_and_no_task(http, o
 async def test_the_operators_are_described_with_their_defaults(http):
     described = (await (await http.get("/operators")).json())["operators"]
     kinds = {operator["kind"]: operator for operator in described}
-    assert {"super_resolution", "inpainting", "gaussian_blur", "temporal_average", "mask"} <= kinds.keys()
+    assert {"super_resolution", "inpainting", "gaussian_blur", "temporal_average", "mask", "denoise"} <= kinds.keys()
     assert kinds["gaussian_blur"]["defaults"]["sigma"] == 3.0
     assert "standard deviation" in kinds["gaussian_blur"]["schema"]["properties"]["sigma"]["description"]
 
