@@ -235,7 +235,8 @@ class Settings(BaseSettings):
     """first and last local UDP port for media, as in 50000-50100; unset leaves the choice to the system"""
     private_peers: bool | None = None
     """whether clients may name private addresses (RFC 1918, unique local), to which the server then sends connectivity
-    checks; unset allows it unless the server has a public address: public_ip, or an IPv4 address of its media"""
+    checks; unset allows it unless the server has a public address: public_ip, or an IPv4 address of its media.
+    False also ignores checks that come from private addresses"""
     public_ip: Address | None = None
     """address to name in candidates when a 1:1 NAT stands before the server"""
 

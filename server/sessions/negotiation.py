@@ -45,13 +45,18 @@ def sdp_limits(settings: Settings) -> SdpLimits:
 def is_public(settings: Settings) -> bool:
     """Whether media is reached under a public address: then private ones are of the server's own network."""
     addresses = settings.bind or tuple(ice.get_host_addresses(use_ipv4=True, use_ipv6=False))
-    return settings.public_ip is not None or any(
-        found.version == 4 and found.is_global for found in map(ip_address, addresses)
-    )
+    if settings.public_ip is not None:
+        addresses = (*addresses, settings.public_ip)
+    return any(found.version == 4 and found.is_global for found in map(ip_address, addresses))
 
 
 def rtc_config(settings: Settings, fps: float) -> RtcConfig:
-    """How a session's peer connection is made. A check that arrives from loopback was sent by this machine."""
+    """How a session's peer connection is made.
+
+    Addresses that are learnt from incoming checks may be loopback ones, since only this machine sends from those. They
+    may be private unless `private_peers` is false: behind a container's bridge every client has the bridge's address.
+    """
+    learnt = {"allow_loopback": True, "allow_private": settings.private_peers is not False}
     username, credential = login(settings, time.time())
     return RtcConfig(
         bind=settings.bind,
@@ -60,7 +65,7 @@ def rtc_config(settings: Settings, fps: float) -> RtcConfig:
         ice_username=username,
         ice_credential=credential,
         ice_relay=settings.ice_relay,
-        limits=sdp_limits(settings).model_copy(update={"allow_loopback": True}),
+        limits=sdp_limits(settings).model_copy(update=learnt),
         fps=fps,
         max_pixels=settings.max_input_pixels,
     )

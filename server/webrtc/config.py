@@ -29,7 +29,7 @@ class RtcConfig(Config):
     ice_relay: bool = False
     """media goes through the TURN server only"""
     limits: SdpLimits = SdpLimits(allow_loopback=True)
-    """what a client may ask for: the rules for the addresses in its offer hold for those learnt later, too"""
+    """which addresses may be learnt from connectivity checks that arrive"""
     gather_timeout: float = Field(2.0, gt=0, le=10)
     """seconds to wait for STUN and TURN servers before an offer is answered without them"""
     close_timeout: float = Field(5.0, gt=0, le=60)

@@ -30,7 +30,7 @@ RETRANSMISSIONS = 3
 """of one connectivity check that is not answered; the library's 6 would last for 32 s"""
 LEARNT_RETRANSMISSIONS = 1
 """of one to an address that was learnt; the peer's next check starts another"""
-MAX_CHECKS = 400
+MAX_CHECKS = 200
 """connectivity checks of one connection: each goes to an address that the client names"""
 MAX_LEARNT = 8
 """addresses of one connection that are learnt from incoming checks; their senders may be forged"""

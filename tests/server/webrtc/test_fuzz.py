@@ -136,6 +136,15 @@ def test_an_offer_with_changed_lines_is_an_offer_or_is_refused(changes):
     check_offer("\r\n".join(lines))
 
 
+def test_an_offer_with_a_line_cut_anywhere_is_an_offer_or_is_refused():
+    """An a=group without members was a 500."""
+    lines = OFFER.split("\r\n")
+    for number, line in enumerate(lines):
+        for at in range(len(line)):
+            for changed in (line[:at], line[:at] + " ", line[:at] + line[at + 1 :]):
+                check_offer("\r\n".join([*lines[:number], changed, *lines[number + 1 :]]))
+
+
 @fuzz
 @given(st.text(alphabet=st.sampled_from("ac=:0123456789 .-udphosty\r\n/+%\t"), max_size=200))
 def test_any_fragment_is_read_or_refused(text):
