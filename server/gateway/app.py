@@ -18,7 +18,9 @@ from aiohttp import web
 from server import logs
 from server.api.app import bound
 from server.api.endpoints import page
+from server.api.keys import REFUSALS
 from server.api.metrics import metrics_app
+from server.api.request_log import INTERVAL, name_requests
 from server.api.whip import cross_origin
 from server.gateway import overview, sessions, streams
 from server.gateway.edge import ask_token, errors_as_json
@@ -31,7 +33,9 @@ logger = logging.getLogger(__name__)
 
 def create_gateway(settings: GatewaySettings, nodes: Membership) -> web.Application:
     """The application of a gateway. It probes its nodes from startup to cleanup."""
-    app = web.Application(middlewares=[cross_origin, errors_as_json, ask_token], client_max_size=settings.max_body)
+    middlewares = [name_requests, cross_origin, errors_as_json, ask_token]
+    app = web.Application(middlewares=middlewares, client_max_size=settings.max_body)
+    app[REFUSALS] = logs.Sparing(INTERVAL)
     app[GATEWAY] = Gateway(settings, nodes)
     for part in (overview, sessions, streams):
         app.add_routes(part.routes())

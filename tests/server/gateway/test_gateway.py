@@ -1,6 +1,7 @@
 """A gateway before real applications: where requests go, and what happens when a node drains, dies or hangs."""
 
 import asyncio
+import logging
 from collections import Counter
 
 import pytest
@@ -274,3 +275,11 @@ async def test_a_gateway_with_the_wrong_node_token_says_so_and_opens_nothing(off
         await until(lambda: [node.state for node in found.gateways[1].cluster.nodes] == ["lost"])
         reply = await found.ask("POST", "/sessions", 1, json=offer)
         assert "refuses the node token" in await refused(reply, 503, "no_node")
+
+
+async def test_what_the_gateway_itself_refuses_is_logged_with_its_reason(three, caplog):
+    caplog.set_level(logging.INFO)
+    for _ in range(3):
+        await refused(await three.ask("GET", "/stats", headers={"Authorization": "Bearer wrong"}), 401, "unauthorized")
+    lines = [made.fields for made in caplog.records if getattr(made, "fields", {}).get("event") == "refusal"]
+    assert [(line["status"], line["code"]) for line in lines] == [(401, "unauthorized")]
