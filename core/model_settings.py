@@ -15,8 +15,9 @@ FOLDER = Path.home() / ".cache" / "avis" / "weights"
 """where `avis weights` puts files and models look for them, unless told otherwise"""
 
 
-class NoSettings(Config):
-    """Of a model of which nothing can be set."""
+class TinySettings(Config):
+    backend: Literal["auto", "float32", "bfloat16"] = "auto"
+    """arithmetic of the convolutions and attention; auto measures which is faster on this processor"""
 
 
 class WanConfig(Config):
@@ -45,7 +46,7 @@ class WanConfig(Config):
         return self
 
 
-CONFIGS: tuple[type[Config], ...] = (WanConfig,)
+CONFIGS: tuple[type[Config], ...] = (TinySettings, WanConfig)
 """every class of settings that a row of MODELS names, for help texts"""
 
 

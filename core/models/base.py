@@ -46,6 +46,11 @@ class Denoiser(Protocol):
         """Chunks from a stream's start until its cache is full, so that each later one costs the same."""
         ...
 
+    @property
+    def backend(self) -> str:
+        """The arithmetic in which it computes, as reports name it."""
+        ...
+
     def new_cache(self, height: int, width: int) -> Any:
         """The empty cache of a stream of `height` x `width` pixels."""
         ...

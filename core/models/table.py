@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from core.config import Config
 from core.errors import UsageError
-from core.model_settings import NoSettings, WanConfig, configure
+from core.model_settings import TinySettings, WanConfig, configure
 
 Weights = Literal["pretrained", "random"]
 
@@ -39,7 +39,7 @@ MODELS: dict[str, ModelSpec] = {
         (416, 240),
         (416, 240),
         ("dct",),
-        NoSettings,
+        TinySettings,
     ),
     "wan2.1-1.3b": ModelSpec(
         "Wan2.1-T2V-1.3B with Self-Forcing's weights: the paper's own, on a GPU",

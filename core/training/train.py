@@ -23,6 +23,9 @@ from core.chunks import ChunkSpec
 from core.contract import SolverConfig
 from core.evaluation.metrics import psnr
 from core.json_report import check_json, write_json
+from core.model_settings import TinySettings
+from core.models.tiny.codec import TinyCodec
+from core.models.tiny.denoiser import TinyDenoiser
 from core.models.tiny.load import build, load, save
 from core.operators.prox import prox_l2
 from core.operators.table import PAPER_OPERATORS
@@ -75,13 +78,17 @@ class Run:
         self.args, self.folder = args, args.run
         self.folder.mkdir(parents=True, exist_ok=True)
         library = load_library(args.videos, args.photos, args.cache, args.seed)
-        cpu = torch.device("cpu")
-        (codec, net), (_, ema) = (load("pretrained", cpu) if args.shipped else build(seed=args.seed) for _ in range(2))
+        (codec, net), (_, ema) = (self._weights() for _ in range(2))
         net.requires_grad_(True)
         self.trainer = Trainer(codec, net, ema, library, args.batch, args.seed)
         self.minutes = self._resume()
         self.validation = load_validation(args.validate) if args.validate else {}
         self.say = partial(print, file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+
+    def _weights(self) -> tuple[TinyCodec, TinyDenoiser]:
+        if self.args.shipped:
+            return load("pretrained", torch.device("cpu"), config=TinySettings(backend="float32"))
+        return build(seed=self.args.seed)
 
     def until_done(self) -> int:
         started, reported, validated = time.monotonic(), time.monotonic(), time.monotonic()

@@ -200,6 +200,7 @@ def report(
         "model": args.model,
         "weights": args.weights,
         "device": device_name(model.device),
+        "backend": model.denoiser.backend,
         "size": f"{size[1]}x{size[0]}",
         "codec": args.codec or MODELS[args.model].codecs[0],
         "settings": {

@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from core.errors import UsageError
-from core.model_settings import CONFIGS, NoSettings, WanConfig, configure
+from core.model_settings import CONFIGS, WanConfig, configure
 from core.models.table import MODELS, choose
 from core.models.wan.cache import CacheSpec
 
 
 def test_every_model_names_its_class_of_settings_and_every_class_has_its_help():
-    named = {spec.config for spec in MODELS.values()} - {NoSettings}
+    named = {spec.config for spec in MODELS.values()}
     assert named == set(CONFIGS)
     assert all(field.description for config in CONFIGS for field in config.model_fields.values())
 
@@ -35,7 +35,7 @@ def test_a_wrong_setting_is_named_in_one_sentence(settings, words):
         choose("wan2.1-1.3b", None, settings)
 
 
-def test_tiny_takes_no_settings():
+def test_a_setting_of_another_model_is_refused():
     with pytest.raises(UsageError, match="setting of model tiny, window: there is no such setting"):
         choose("tiny", None, {"window": 9})
 

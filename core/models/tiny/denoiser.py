@@ -157,6 +157,10 @@ class TinyDenoiser(nn.Module):
     def chunks_to_settle(self) -> int:
         return -(-self.config.context // LATENTS)
 
+    @property
+    def backend(self) -> str:
+        return str(self.to_eighth.weight.dtype).removeprefix("torch.")
+
     def new_cache(self, height: int, width: int) -> TinyCache:
         return TinyCache(0)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from core.model_settings import NoSettings
+from core.model_settings import TinySettings
 from core.models.table import Weights
+from core.models.tiny.backend import choose, convert
 from core.models.tiny.codec import TinyCodec
-from core.models.tiny.denoiser import FLOAT32, TinyConfig, TinyDenoiser
+from core.models.tiny.denoiser import TinyConfig, TinyDenoiser
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "tiny.npz"
 
@@ -24,7 +25,7 @@ def build(config: TinyConfig | None = None, seed: int = 0) -> tuple[TinyCodec, T
 
 
 def load(
-    weights: Weights, device: torch.device, codec: str = "dct", config: NoSettings | None = None
+    weights: Weights, device: torch.device, codec: str = "dct", config: TinySettings | None = None
 ) -> tuple[TinyCodec, TinyDenoiser]:
     video_codec, denoiser = build()
     if weights == "pretrained":
@@ -32,8 +33,8 @@ def load(
             state = {name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files}
         video_codec.load_state_dict({"scale": state.pop("codec.scale")})
         denoiser.load_state_dict(state)
-    denoiser = denoiser.to(device).requires_grad_(False)
-    return video_codec.to(device), denoiser.to(memory_format=torch.channels_last)
+    denoiser = denoiser.to(device).requires_grad_(False).to(memory_format=torch.channels_last)
+    return video_codec.to(device), convert(denoiser, choose((config or TinySettings()).backend, device))
 
 
 def save(codec: TinyCodec, denoiser: TinyDenoiser, path: Path = WEIGHTS) -> None:
@@ -41,11 +42,3 @@ def save(codec: TinyCodec, denoiser: TinyDenoiser, path: Path = WEIGHTS) -> None
     state = {"codec.scale": codec.scale, **denoiser.state_dict()}
     arrays = {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in state.items()}
     np.savez_compressed(path, **arrays)
-
-
-def in_bfloat16(denoiser: TinyDenoiser) -> TinyDenoiser:
-    """The denoiser, with the layers between pixels and pixels in bfloat16. Changes it in place."""
-    for name, child in denoiser.named_children():
-        if name not in FLOAT32:
-            child.to(torch.bfloat16)
-    return denoiser

@@ -48,6 +48,10 @@ class WanDenoiser:
     def chunks_to_settle(self) -> int:
         return self.spec.slots
 
+    @property
+    def backend(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
     def new_cache(self, height: int, width: int) -> KVCache:
         """The empty cache of a stream of `height` x `width` pixels, both multiples of 16."""
         return self._empty(self.spec, height, width)

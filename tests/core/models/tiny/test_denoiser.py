@@ -6,11 +6,13 @@ import torch
 
 from core.contract import SolverConfig
 from core.evaluation.metrics import psnr
+from core.model_settings import TinySettings
 from core.models.base import Condition
+from core.models.tiny.backend import choose, convert, speed_up
 from core.models.tiny.blocks import AttentionLayer, rotate, shifted, windows
 from core.models.tiny.codec import TinyCodec
 from core.models.tiny.denoiser import TASKS, TinyConfig, TinyDenoiser
-from core.models.tiny.load import build, in_bfloat16, load, save
+from core.models.tiny.load import build, load, save
 from core.operators.super_resolution import SuperResolution
 from core.operators.table import PAPER_OPERATORS
 from core.solver import Solver
@@ -166,6 +168,18 @@ def test_the_noise_level_is_an_input():
     assert not torch.allclose(a, b, atol=1e-4)
 
 
+def test_the_backend_is_measured_unless_asked_for(monkeypatch):
+    cpu = torch.device("cpu")
+    for measured, backend in ((3.0, "bfloat16"), (1.0, "float32")):
+        monkeypatch.setattr("core.models.tiny.backend.speed_up", lambda threads, measured=measured: measured)
+        assert choose("auto", cpu) == backend
+        assert choose("float32", cpu) == "float32" and choose("bfloat16", cpu) == "bfloat16"
+
+
+def test_the_speed_up_is_a_ratio():
+    assert 0.01 < speed_up(torch.get_num_threads()) < 100
+
+
 def test_half_precision_changes_little(model):
     codec, _ = model
     _, denoiser = build(SMALL)
@@ -174,7 +188,7 @@ def test_half_precision_changes_little(model):
     condition = condition_of(codec, SuperResolution(), scene(12), True)
     cache = denoiser.new_cache(H, W)
     exact, _ = denoiser(condition.z_init, 0.1, cache, condition)
-    rounded, seen = in_bfloat16(denoiser)(condition.z_init, 0.1, cache, condition)
+    rounded, seen = convert(denoiser, "bfloat16")(condition.z_init, 0.1, cache, condition)
     assert rounded.dtype == torch.float32 and seen.hidden.dtype == torch.bfloat16
     assert (rounded - exact).norm() < 0.02 * (exact - condition.z_init).norm()
 
@@ -209,7 +223,7 @@ def test_weights_survive_the_file(tmp_path, model, monkeypatch):
     path = tmp_path / "tiny.npz"
     save(codec, denoiser, path)
     monkeypatch.setattr("core.models.tiny.load.WEIGHTS", path)
-    again_codec, again = load("pretrained", torch.device("cpu"))
+    again_codec, again = load("pretrained", torch.device("cpu"), config=TinySettings(backend="float32"))
     assert torch.allclose(again_codec.scale, codec.scale, rtol=1e-3)
     for name, tensor in denoiser.state_dict().items():
         assert torch.allclose(again.state_dict()[name], tensor, rtol=1e-3, atol=1e-4), name
