@@ -14,7 +14,7 @@ from core.contract import Rung, SolverConfig
 from core.flow import add_noise, chunk_rng, timesteps
 from core.models.base import Condition, Denoiser, VideoCodec
 from core.operators.base import LinearOperator
-from core.operators.lost import without
+from core.operators.lost import mask_lost_frames
 from core.operators.prox import least_squares, prox_l2
 
 Stage = Callable[[str], AbstractContextManager[Any]]
@@ -96,7 +96,7 @@ class Solver:
         `y` [T, 3, h, w] is the measurement of `ChunkSpec.frames(state.index)` frames, of which those with the indices
         `lost` never came. `state` is not changed. Raises ValueError where nothing is left to restore from.
         """
-        op, past = without(state.operator, lost), state.past
+        op, past = mask_lost_frames(state.operator, lost), state.past
         with stage("x_init"):
             y = op.completed(y, state.y_past)
             x_init = least_squares(op, y, state.y_past, config.init_steps, state.x_past)  # Eq. 9

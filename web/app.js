@@ -19,7 +19,7 @@ const figures = new Figures($("#figures"));
 const mask = new MaskEditor($("#mask"), () => change());
 const keeper = new Keeper({ onState, onReport, onStream: (stream) => play($("#restored"), stream), awake });
 
-const page = { state: "idle", source: null, file: null, offered: [], values: {}, inForce: null, changing: false, turn: 0, timer: null };
+const page = { state: "idle", source: null, file: null, offered: [], values: {}, panels: [], inForce: null, changing: false, turn: 0, timer: null };
 
 // ---- settings -------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from core.operators.base import LinearOperator
 
 
-def without(operator: LinearOperator, lost: tuple[int, ...]) -> LinearOperator:
+def mask_lost_frames(operator: LinearOperator, lost: tuple[int, ...]) -> LinearOperator:
     """`operator` as it measures a chunk of which the frames with the indices `lost` never came."""
     return LostFrames(operator=operator, lost=lost, noise=operator.noise, kind=operator.kind) if lost else operator
 

@@ -15,7 +15,7 @@ from core.operators.averages import SpatioTemporalAverage, TemporalAverage
 from core.operators.base import LinearOperator
 from core.operators.blur import GaussianBlur
 from core.operators.denoise import Denoise
-from core.operators.lost import without
+from core.operators.lost import mask_lost_frames
 from core.operators.masks import Inpainting
 from core.operators.prox import least_squares, prox_l2
 from core.operators.super_resolution import SuperResolution
@@ -88,7 +88,7 @@ class Stream:
         """The next chunk, of which the frames with the indices `lost` do not arrive."""
         x = self.augmentation(self.source.read(frames))
         y = self._measure(x)
-        op = without(self.operator.model_copy(update={"noise": self._level()}), lost)
+        op = mask_lost_frames(self.operator.model_copy(update={"noise": self._level()}), lost)
         y = op.completed(y, self.y_past)
         x_init = least_squares(op, y, self.y_past, DEFAULTS.init_steps, self.x_past)
         past = self.x_past[-op.reach :] if op.reach and self.x_past is not None else None

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from core.operators.averages import TemporalAverage
-from core.operators.lost import LostFrames, without
+from core.operators.lost import LostFrames, mask_lost_frames
 from core.operators.prox import least_squares, prox_l2
 from core.operators.super_resolution import SuperResolution
 from core.operators.table import PAPER_OPERATORS
@@ -26,7 +26,7 @@ def smooth(frames):
 @pytest.mark.parametrize("lost", [(3,), (0, 1), (4, 5, 6, 11)], ids=str)
 @pytest.mark.parametrize("op", PAPER_OPERATORS, ids=name)
 def test_adjoint(op, lost):
-    masked = without(op, lost)
+    masked = mask_lost_frames(op, lost)
     x, v = randn(0, 12, 3, H, W), randn(1, 12, 3, *op.measurement_size(H, W))
     left = (masked.A_linear(x, op.reach) * v).sum()
     right = (x * masked.A_adjoint(v, op.reach)).sum()
@@ -35,7 +35,7 @@ def test_adjoint(op, lost):
 
 @pytest.mark.parametrize("op", PAPER_OPERATORS, ids=name)
 def test_what_stands_in_a_lost_frame_changes_nothing(op):
-    masked = without(op, (2, 7))
+    masked = mask_lost_frames(op, (2, 7))
     y = randn(0, 12, 3, *op.measurement_size(H, W)).float() * 0.3
     other = y.clone()
     other[[2, 7]] = 9.0
@@ -52,7 +52,7 @@ def test_what_stands_in_a_lost_frame_changes_nothing(op):
 @pytest.mark.parametrize("op", PAPER_OPERATORS, ids=name)
 def test_prox_is_stationary(op):
     """The gradient of Eq. 7's objective with A' = D A is zero at what prox_l2 returns."""
-    masked, gamma = without(op, (3, 4)), 2.0
+    masked, gamma = mask_lost_frames(op, (3, 4)), 2.0
     x, y = randn(0, 12, 3, H, W), randn(1, 12, 3, *op.measurement_size(H, W))
     if op.kind == "gaussian_blur":
         x, y = x.float(), y.float()
@@ -76,20 +76,20 @@ def test_a_lost_first_frame_is_blended_from_the_chunk_before_it():
     y = smooth(13)
     spoilt = y[1:].clone()
     spoilt[0] = 9.0
-    assert torch.allclose(without(SuperResolution(), (0,)).completed(spoilt, y[:1]), y[1:], atol=1e-6)
+    assert torch.allclose(mask_lost_frames(SuperResolution(), (0,)).completed(spoilt, y[:1]), y[1:], atol=1e-6)
 
 
 def test_a_lost_end_stands_still():
     y = smooth(12)
-    completed = without(TemporalAverage(), (10, 11)).completed(y, None)
+    completed = mask_lost_frames(TemporalAverage(), (10, 11)).completed(y, None)
     assert torch.equal(completed[10:], y[9:10].expand(2, -1, -1, -1))
 
 
 def test_an_opening_chunk_of_nothing_is_refused():
     with pytest.raises(ValueError, match="every frame of the opening chunk is lost"):
-        without(SuperResolution(), tuple(range(9))).completed(smooth(9), None)
+        mask_lost_frames(SuperResolution(), tuple(range(9))).completed(smooth(9), None)
 
 
 def test_an_index_outside_the_chunk_is_refused():
     with pytest.raises(ValueError, match="expected lost frames of 0 to 11, found"):
-        without(SuperResolution(), (12,)).completed(smooth(12), None)
+        mask_lost_frames(SuperResolution(), (12,)).completed(smooth(12), None)
