@@ -112,9 +112,9 @@ def step(stage: Stage, stages: dict[str, Stage], name: str, rest: str, build_arg
 def new_root(root: Path, base: Path, binds: list[Path]) -> Path:
     shutil.rmtree(root, ignore_errors=True)
     run(["cp", "-a", str(base), str(root)])
-    for path in ("/etc/resolv.conf", "/etc/pip.conf"):
-        if Path(path).exists():
-            shutil.copy(path, root / path.lstrip("/"))
+    for name in ("/etc/resolv.conf", "/etc/pip.conf"):
+        if Path(name).exists():
+            shutil.copy(name, root / name.lstrip("/"))
     run(["mount", "--bind", str(root), str(root)])
     run(["mount", "-t", "proc", "proc", str(root / "proc")])
     run(["mount", "--rbind", "/dev", str(root / "dev")])

@@ -36,7 +36,7 @@ def weaknesses(requirements: list[str]) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         listed = Path(folder) / "requirements.txt"
         listed.write_text("\n".join(requirements))
-        command = ["-m", "pip_audit", "-r", listed, "--no-deps", "--disable-pip", "-s", "osv", "-f", "json"]
+        command = ["-m", "pip_audit", "-r", str(listed), "--no-deps", "--disable-pip", "-s", "osv", "-f", "json"]
         run = subprocess.run([sys.executable, *command, "--progress-spinner=off"], capture_output=True, text=True)
     return parse(run.stdout)
 

@@ -65,7 +65,7 @@ def check_content(archive: Path) -> None:
 def check_installed(archive: Path, folder: Path, version: str, quick: bool) -> None:
     """Installs the archive in a fresh environment in `folder` and serves the page from there."""
     venv.create(folder, with_pip=True)
-    install = [folder / "bin/python", "-m", "pip", "install", "-q"]
+    install = [str(folder / "bin/python"), "-m", "pip", "install", "-q"]
     if quick:
         site = next((folder / "lib").glob("python*")) / "site-packages"
         (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
@@ -80,7 +80,7 @@ def check_installed(archive: Path, folder: Path, version: str, quick: bool) -> N
 def serve(folder: Path) -> None:
     """Starts the installed server on a free port, waits until it is ready, fetches the page, and ends it."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [folder / "bin/avis", "serve", "--port", "0", "--device", "cpu", "--warm-sizes", "128x96"]
+    command = [str(folder / "bin/avis"), "serve", "--port", "0", "--device", "cpu", "--warm-sizes", "128x96"]
     with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         address = re.search(r"http://\S+", server.stdout.readline())

@@ -68,7 +68,7 @@ async def test_what_a_session_tells_has_the_form_that_is_served(server):
         try:
             for step in (Checkup.offer, Checkup.ice, Checkup.dtls, Checkup.media):
                 await step(checkup)
-            server.app[SESSIONS].on_state("ready")
+            server.app[SESSIONS].dispatch.on_state("ready")
         finally:
             await checkup.close()
     assert any("chunk" in message for message in checkup.reports)
@@ -85,7 +85,7 @@ def test_another_form_is_seen(wrong):
 
 
 @pytest.mark.parametrize("phase, least", [("coverage", 500), pytest.param("fuzzing", 100, marks=pytest.mark.slow)])
-async def test_no_request_is_answered_otherwise_than_described(server, phase, least):
+async def test_no_request_is_answered_otherwise_than_described(server, tmp_path, phase, least):
     """schemathesis: values at the bounds of what the schemas allow, and beyond, on every route; or values by chance."""
     url = str(server.make_url("/openapi.json"))
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
@@ -93,7 +93,13 @@ async def test_no_request_is_answered_otherwise_than_described(server, phase, le
     tool = Path(sys.executable).with_name("schemathesis")
     env = {**os.environ, "SCHEMATHESIS_HOOKS": "sdp_serializer", "PYTHONPATH": str(Path(__file__).parent)}
     process = await asyncio.create_subprocess_exec(
-        tool, *command, "--no-color", env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        tool,
+        *command,
+        "--no-color",
+        env=env,
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     try:
         async with asyncio.timeout(120):
