@@ -104,7 +104,7 @@ async def test_a_token_is_asked_for_and_taken(serve):
 
 async def test_a_full_server_says_when_to_come_back(serve, monkeypatch):
     url, sessions = await serve(max_sessions=1)
-    monkeypatch.setattr(sessions, "_refuse", lambda *_: Refuse("no place", 7))
+    monkeypatch.setattr(sessions.dispatch, "refuse", lambda *_: Refuse("no place", 7))
     found = fault(await examine(url))
     assert found.name == "offer" and "503" in found.words and "ask again in 7 s" in found.words
 
