@@ -19,19 +19,19 @@ class SolverConfig(Config):
     """start time of the reverse diffusion (Eq. 10); at 1 nothing of x_init would be left"""
     num_steps: int = Field(0, ge=0, le=8)
     """denoising steps per chunk, K; 0 takes the model's own number"""
-    reinject_every: int = Field(7, ge=0)
+    reinject_every: int = Field(7, ge=0, le=1000)
     """guide every n-th chunk: 0 the first only (AVIS Flash), 1 all (AVIS), 7 is the paper's long-video setting"""
-    reinject_phase: int = Field(0, ge=0)
+    reinject_phase: int = Field(0, ge=0, le=1000)
     """chunks by which that calendar is shifted, so that the streams of one device are not all guided at once"""
-    reinject_residual: float = Field(0.0, ge=0)
+    reinject_residual: float = Field(0.0, ge=0, le=1000)
     """also guide a chunk when the last residual exceeded this multiple of the last guided chunk's; 0 never does"""
-    gamma: float = Field(1.0, gt=0)
+    gamma: float = Field(1.0, ge=1e-6, le=1e6)
     """strength of measurement consistency in a guided chunk (Eq. 7), for an operator of norm 1"""
     init_steps: int = Field(5, ge=0, le=100)
     """CG updates for x_init (Eq. 9), for operators without a closed form"""
     prox_steps: int = Field(5, ge=1, le=100)
     """CG updates for the prox (Eq. 7), for operators without a closed form"""
-    output_gamma: float = Field(3.0, ge=0)
+    output_gamma: float = Field(3.0, ge=0, le=1e6)
     """strength of output consistency, one prox in pixels after the last decode (beyond the paper); 0 switches it off"""
     output_prox_steps: int = Field(5, ge=1, le=100)
     """CG updates for output consistency, for operators without a closed form"""

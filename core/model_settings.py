@@ -21,9 +21,9 @@ class TinySettings(Config):
 
 
 class WanConfig(Config):
-    window: int = Field(9, ge=3, multiple_of=3)
+    window: int = Field(9, ge=3, le=240, multiple_of=3)
     """latent frames a chunk attends to, its own 3 included: 6, 9, 12, or 21 as in the paper"""
-    sink: int = Field(0, ge=0, multiple_of=3)
+    sink: int = Field(0, ge=0, le=120, multiple_of=3)
     """latent frames, of the window, that stay from the start of the stream"""
     folder: Path = FOLDER
     """where `avis weights` put its files"""
@@ -34,7 +34,7 @@ class WanConfig(Config):
     """compile the transformer's blocks with torch.compile: the first chunks of every size then take long"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is the slower one"""
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     """of random weights"""
     layers: int = Field(30, ge=1, le=30)
     """of the transformer; the published weights have 30, random ones may have fewer, to try things quickly"""

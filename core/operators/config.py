@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import struct
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -19,9 +18,12 @@ from av.error import FFmpegError
 from pydantic import Field, field_validator
 
 from core.config import Config
+from core.operators.png import bare, read_header, read_size
 
 MASK_SIDE = 4096
 """most pixels of a drawn mask each way"""
+MASK_PIXELS = 1920 * 1088
+"""most pixels of a drawn mask in all: it is scaled to the stream's size, which is no larger"""
 
 
 class LinearOperatorConfig(Config):
@@ -43,7 +45,7 @@ class LinearOperatorConfig(Config):
 class ShrinkingConfig(LinearOperatorConfig):
     """The measurement is `scale` times smaller each way."""
 
-    scale: int
+    scale: int = Field(ge=2, le=16)
 
     def measurement_size(self, height: int, width: int) -> tuple[int, int]:
         return height // self.scale, width // self.scale
@@ -80,8 +82,9 @@ class MaskConfig(LinearOperatorConfig):
 
     @field_validator("png")
     @classmethod
-    def _is_a_picture(cls, png: str) -> str:
-        read_mask(png)
+    def _may_be_a_picture(cls, png: str) -> str:
+        """Reads the header alone: `check_size` decodes the picture, where that may take its time."""
+        mask_file(png)
         return png
 
     def check_size(self, height: int, width: int) -> None:
@@ -154,14 +157,28 @@ def nearest_pixels(source: int, size: int) -> npt.NDArray[np.int64]:
     return np.minimum((np.arange(size, dtype=np.float32) * step).astype(np.int64), source - 1)
 
 
-def read_mask(png: str) -> av.VideoFrame:
-    """The picture in a base64 PNG. Raises ValueError for anything else, or for more than MASK_SIDE pixels each way."""
+def mask_file(png: str) -> bytes:
+    """The PNG file in base64. Raises ValueError when its header is none, or names more than a mask may be."""
     try:
         file = base64.b64decode(png, validate=True)
-        width, height = struct.unpack(">II", file[16:24])  # of the IHDR: what is too large is not decoded
-        if max(width, height) <= MASK_SIDE:
-            with av.open(io.BytesIO(file), "r", format="png_pipe") as container:
-                return next(container.decode(video=0))
-    except (ValueError, struct.error, FFmpegError, StopIteration, IndexError) as error:
+        width, height = read_size(file)
+        depth = read_header(file).depth if width * height <= MASK_PIXELS else 8
+    except ValueError as error:
         raise ValueError(f"a mask must be a PNG picture in base64, and this is not: {error}") from error
-    raise ValueError(f"a mask may be {MASK_SIDE} pixels each way at most, not {width}x{height}")
+    if max(width, height) > MASK_SIDE:
+        raise ValueError(f"a mask may be {MASK_SIDE} pixels each way at most, not {width}x{height}")
+    if width * height > MASK_PIXELS:
+        raise ValueError(f"a mask may have {MASK_PIXELS} pixels in all at most, not {width}x{height}")
+    if depth > 8:
+        raise ValueError(f"a mask may have 8 bits a sample at most, not {depth}")
+    return file
+
+
+def read_mask(png: str) -> av.VideoFrame:
+    """The picture in a base64 PNG. Raises ValueError for anything else, or for more than a mask may be."""
+    file = mask_file(png)
+    try:
+        with av.open(io.BytesIO(bare(file)), "r", format="png_pipe") as container:
+            return next(container.decode(video=0))
+    except (ValueError, FFmpegError, StopIteration, IndexError) as error:
+        raise ValueError(f"a mask must be a PNG picture in base64, and this is not: {error}") from error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from core.operators.base import LinearOperator
@@ -21,7 +24,7 @@ class LostFrames(LinearOperator):
     """
 
     operator: LinearOperator
-    lost: tuple[int, ...]
+    lost: tuple[Annotated[int, Field(ge=0, le=10_000)], ...]
     """indices of the frames of the chunk"""
 
     @property

@@ -20,6 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -65,18 +66,18 @@ LATENTS = 3
 
 
 class TinyConfig(Config):
-    quarter: int = 48
+    quarter: int = Field(48, ge=1, le=4096)
     """channels at 1/4 resolution"""
-    eighth: int = 160
+    eighth: int = Field(160, ge=1, le=4096)
     """channels at 1/8 resolution, for the four frames of a latent together"""
-    width: int = 192
+    width: int = Field(192, ge=1, le=4096)
     """channels at 1/16 resolution"""
-    heads: int = 3
-    layers: int = 2
+    heads: int = Field(3, ge=1, le=64)
+    layers: int = Field(2, ge=0, le=64)
     """attention layers at 1/16 resolution"""
-    window: int = 8
+    window: int = Field(8, ge=1, le=64)
     """side of an attention window, in tokens of 16 pixels"""
-    context: int = 3
+    context: int = Field(3, ge=0, le=64)
     """latents of the restored prefix that attention sees"""
 
 

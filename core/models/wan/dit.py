@@ -22,18 +22,18 @@ from core.models.wan.cache import Keys, rotate
 class DiTConfig(Config):
     """The defaults are Wan2.1-T2V-1.3B: 1,418,996,800 parameters."""
 
-    dim: int = 1536
-    ffn_dim: int = 8960
-    layers: int = 30
-    heads: int = 12
-    channels: int = 16
+    dim: int = Field(1536, ge=1, le=65536)
+    ffn_dim: int = Field(8960, ge=1, le=65536)
+    layers: int = Field(30, ge=1, le=1000)
+    heads: int = Field(12, ge=1, le=1000)
+    channels: int = Field(16, ge=1, le=4096)
     """latent channels"""
-    text_dim: int = 4096
+    text_dim: int = Field(4096, ge=1, le=65536)
     """width of a prompt embedding's row"""
-    text_len: int = Field(512, ge=1)
+    text_len: int = Field(512, ge=1, le=65536)
     """rows of a prompt embedding, zero rows included: the model attends to all of them"""
-    freq_dim: int = 256
-    eps: float = 1e-6
+    freq_dim: int = Field(256, ge=2, le=65536)
+    eps: float = Field(1e-6, ge=0, le=1)
 
     @property
     def head_dim(self) -> int:

@@ -7,7 +7,10 @@ Source: https://github.com/madebyollin/taehv (MIT).
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,13 +23,16 @@ LEAD = 3
 """Frames by which a stream's first latent is short of four: it is of one frame, as the denoiser wants it"""
 
 
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
 class TAEHVConfig(Config):
     """The defaults are taew2_1: 11,315,539 parameters."""
 
-    channels: int = 16
+    channels: int = Field(16, ge=1, le=4096)
     """latent channels"""
-    encoder_width: int = 64
-    decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+    encoder_width: int = Field(64, ge=1, le=4096)
+    decoder_widths: tuple[Width, Width, Width, Width] = (256, 128, 64, 64)
 
 
 class MemoryBlock(nn.Module):

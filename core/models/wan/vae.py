@@ -12,9 +12,10 @@ Source: Wan2.1 (arXiv 2503.20314), section 4.1.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,17 +37,21 @@ result. On a CPU it keeps them below the 32 MiB above which the C library asks t
 """
 
 
+Multiplier = Annotated[int, Field(ge=1, le=64)]
+Statistic = Annotated[float, Field(ge=-1000, le=1000)]
+
+
 class WanVAEConfig(Config):
     """The defaults are the published model: 126,892,531 parameters."""
 
-    base: int = 96
-    multipliers: tuple[int, int, int, int] = (1, 2, 4, 4)
-    channels: int = 16
+    base: int = Field(96, ge=1, le=4096)
+    multipliers: tuple[Multiplier, Multiplier, Multiplier, Multiplier] = (1, 2, 4, 4)
+    channels: int = Field(16, ge=1, le=4096)
     """latent channels"""
-    blocks: int = 2
+    blocks: int = Field(2, ge=1, le=64)
     """residual blocks a level in the encoder; the decoder has one more"""
-    mean: tuple[float, ...] = MEAN
-    std: tuple[float, ...] = STD
+    mean: tuple[Statistic, ...] = MEAN
+    std: tuple[Statistic, ...] = STD
 
 
 class Past:
