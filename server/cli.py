@@ -69,6 +69,7 @@ def parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, object]:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    open_standard_streams()
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(overview())
@@ -93,6 +94,17 @@ def main(argv: list[str] | None = None) -> int:
         else:
             logging.getLogger(__name__).exception("avis %s failed", name)
         return 1
+
+
+def open_standard_streams() -> None:
+    """Opens the null device for each standard stream that is closed: else a socket would get its number."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
 
 
 def nobody_reads() -> bool:

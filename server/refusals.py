@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.quotas import Quota
+
 
 @dataclass(frozen=True)
 class Place:
@@ -25,6 +27,10 @@ class Asks:
     """what it was given when it did so before"""
     address: str = ""
     """whose request it is"""
+    quotas: tuple[Quota, ...] = ()
+    """what whoever asks may use"""
+    pixels: int | None = None
+    """most pixels of a restored frame that whoever asks may have; None is as many as the server gives anybody"""
 
 
 class Refusal(Exception):

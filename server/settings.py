@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     DirectoryPath,
     Field,
+    FilePath,
     PlainSerializer,
     ValidationError,
     model_validator,
@@ -49,7 +50,8 @@ def parse_list(text: object) -> object:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-Size = Annotated[tuple[int, int], BeforeValidator(parse_size), PlainSerializer(show_size)]
+Side = Annotated[int, Field(ge=0, le=99_999)]
+Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size), PlainSerializer(show_size)]
 """(width, height) in pixels, written WIDTHxHEIGHT"""
 
 
@@ -63,7 +65,8 @@ def parse_ports(text: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Ports = Annotated[tuple[Port, Port], BeforeValidator(parse_ports)]
 
 
 def check_warm_sizes(sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
@@ -109,12 +112,37 @@ def named(path: object) -> object:
     return path
 
 
+HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*(:\d{1,5})?", re.A)
+
+
+def check_hosts(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of hosts in lower case. Raises ValueError for what is none."""
+    for name in names:
+        if not HOST.fullmatch(name.lower()):
+            raise ValueError(f"a public host is a name, as in avis.example or avis.example:8443, not {name!r}")
+    return tuple(name.lower() for name in names)
+
+
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
+Hosts = Annotated[Texts, AfterValidator(check_hosts)]
 Address = Annotated[str, AfterValidator(check_address)]
 Addresses = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(parse_list)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_list)]
 WarmSizes = Annotated[tuple[Size, ...], NoDecode, BeforeValidator(parse_list), AfterValidator(check_warm_sizes)]
+
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is that of this machine alone."""
+    if host.lower() in LOOPBACK_NAMES:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Settings(BaseSettings):
@@ -128,6 +156,19 @@ class Settings(BaseSettings):
     """address the HTTP server listens on"""
     port: int = Field(8080, ge=0, le=65535)
     """port of the HTTP server; 0 takes a free one"""
+
+    public_host: Hosts = ()
+    """names, beside localhost and plain addresses, by which browsers may call the server, as in avis.example"""
+    open_to_all: bool = False
+    """let anybody in who reaches an address that other machines reach, although nobody is asked for a token"""
+    max_connections: int = Field(256, ge=4, le=65536)
+    """HTTP connections at a time; no more than a quarter of the files that the system lets the server open"""
+    connections_each: int = Field(32, ge=1, le=65536)
+    """of them, those of one address; this machine and trusted proxies have no limit of their own"""
+    head_timeout: float = Field(10.0, gt=0, le=600)
+    """seconds in which a new connection must have sent its first request"""
+    keepalive_timeout: float = Field(30.0, gt=0, le=3600)
+    """seconds that a connection may stay open without a request"""
 
     admin_port: int | None = Field(None, ge=0, le=65535)
     """port of `GET /metrics`, for operators; unset serves none, 0 takes a free one"""
@@ -158,6 +199,16 @@ class Settings(BaseSettings):
     token: str | None = Field(None, min_length=1)
     """what clients must show as `Authorization: Bearer`, and the page as `#token=...` at the end of its address; unset
     lets everybody in"""
+    tokens: FilePath | None = None
+    """TOML file of named tokens, each with limits of its own, by the SHA-256 of each; a change counts at once"""
+    jwt_secret: str | None = Field(None, min_length=32)
+    """secret that JSON Web Tokens are signed with (HS256)"""
+    jwt_public_key: FilePath | None = None
+    """PEM file of the public key for JSON Web Tokens (RS256)"""
+    jwt_issuer: str | None = Field(None, min_length=1)
+    """who must have issued a JSON Web Token (claim iss); unset asks for nobody"""
+    jwt_audience: str | None = Field(None, min_length=1)
+    """for whom a JSON Web Token must be (claim aud); unset asks for nobody"""
     recordings: Annotated[DirectoryPath, BeforeValidator(named)] | None = None
     """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
     max_players: int = Field(16, ge=1, le=1000)
@@ -167,25 +218,29 @@ class Settings(BaseSettings):
     admission: Literal["measured", "places"] = "measured"
     """measured: a session opens while the device has the time for all at full quality; places: while there is a
     place, and all go down the quality ladder together"""
+    sessions_each: int | None = Field(None, ge=1, le=1000)
+    """sessions at a time of one address; unset is no limit of its own. Behind a proxy, name it in trusted_proxies"""
+    offers_each: float | None = Field(None, ge=0.01, le=1000)
+    """sessions that one address may open a second, twice as many at once; unset is no limit"""
     queue_most: int = Field(32, ge=0, le=1000)
     """refused clients that may wait in line for a place"""
     queue_each: int = Field(4, ge=1, le=1000)
     """of them, those of one address"""
     trusted_proxies: Networks = ()
     """addresses or networks of proxies whose X-Forwarded-For says who asks; unset believes nobody's"""
-    queue_patience: float = Field(15.0, gt=0)
+    queue_patience: float = Field(15.0, gt=0, le=3600)
     """seconds after which a client that waits and does not ask again loses its place in line"""
     fps: float = Field(16.0, ge=1, le=60)
     """frames per second of a session that names no rate"""
     max_fps: float = Field(30.0, ge=1, le=60)
     """most frames per second that a session may ask for"""
-    min_side: int = Field(64, ge=16)
+    min_side: int = Field(64, ge=16, le=16384)
     """shortest side of a restored frame, in pixels"""
-    max_pixels: int = Field(832 * 480, ge=64 * 64)
+    max_pixels: int = Field(832 * 480, ge=64 * 64, le=2**26)
     """most pixels of a restored frame"""
-    max_input_pixels: int = Field(1920 * 1088, ge=64 * 64)
+    max_input_pixels: int = Field(1920 * 1088, ge=64 * 64, le=2**26)
     """larger pictures that come in are not decoded"""
-    max_body: int = Field(256 * 1024, ge=1024)
+    max_body: int = Field(256 * 1024, ge=1024, le=2**26)
     """most bytes of a request; a drawn mask is the largest thing in it"""
 
     latency_budget: float = Field(1.0, gt=0, le=30)
@@ -195,28 +250,28 @@ class Settings(BaseSettings):
     preroll: float = Field(0.1, ge=0, le=2)
     """seconds of restored video kept in hand against jitter"""
 
-    offer_timeout: float = Field(5.0, gt=0)
+    offer_timeout: float = Field(5.0, gt=0, le=60)
     """seconds that negotiating an offer may take"""
-    connect_timeout: float = Field(15.0, gt=0)
-    """seconds from the answer to a connected peer"""
-    first_frame_timeout: float = Field(5.0, gt=0)
+    connect_timeout: float = Field(10.0, gt=0, le=600)
+    """seconds from the answer to the first frame, the connection included"""
+    first_frame_timeout: float = Field(5.0, gt=0, le=600)
     """seconds from a connected peer to its first frame"""
-    idle_pause: float = Field(2.0, gt=0)
+    idle_pause: float = Field(2.0, gt=0, le=600)
     """seconds without a frame after which the next one starts a new stream"""
-    idle_timeout: float = Field(10.0, gt=0)
+    idle_timeout: float = Field(10.0, gt=0, le=3600)
     """seconds without a frame after which a session is closed"""
-    max_session_time: float = Field(0.0, ge=0)
+    max_session_time: float = Field(0.0, ge=0, le=10**7)
     """seconds after which a session is closed; 0 never does"""
     drain_patience: float = Field(0.0, ge=0, le=86_400)
     """seconds after SIGTERM in which open sessions may go on and none is opened; a second signal ends them at once"""
     drain_timeout: float = Field(3.0, gt=0, le=4)
     """seconds that closing all sessions may take when the server ends"""
 
-    load_timeout: float = Field(600.0, gt=0)
+    load_timeout: float = Field(600.0, gt=0, le=86400)
     """seconds in which the device process must have its model loaded and warm"""
-    step_timeout: float = Field(30.0, gt=0)
+    step_timeout: float = Field(30.0, gt=0, le=86400)
     """seconds a chunk may take at most; a device that has shown its pace is given less"""
-    max_restarts: int = Field(5, ge=0)
+    max_restarts: int = Field(5, ge=0, le=1000)
     """restarts of the device process in a row, without one restored chunk between, before giving up"""
 
     ice_servers: Annotated[Texts, AfterValidator(check_ice_servers)] = ()
@@ -257,9 +312,24 @@ class Settings(BaseSettings):
             raise ValueError(f"fps, {self.fps:g}, is above max_fps, {self.max_fps:g}")
         if self.min_side**2 > self.max_pixels:
             raise ValueError(f"a square of min_side, {self.min_side}, has more than max_pixels, {self.max_pixels}")
+        if self.jwt_secret is not None and self.jwt_public_key is not None:
+            raise ValueError("jwt_secret and jwt_public_key exclude each other")
         if self.ice_relay and not any(url.startswith("turn") for url in self.ice_servers):
             raise ValueError("ice_relay needs a TURN server among ice_servers")
         return self
+
+    @property
+    def asks_for_a_token(self) -> bool:
+        """Whether clients must show a token of any kind."""
+        return any(way is not None for way in (self.token, self.tokens, self.jwt_secret, self.jwt_public_key))
+
+    def check_exposure(self) -> None:
+        """Raises UsageError where whoever reaches the server could use it, unless it was told to let everybody in."""
+        if not (is_loopback(self.host) or self.asks_for_a_token or self.open_to_all):
+            raise UsageError(
+                f"other machines reach {self.host}: set AVIS_TOKEN (or tokens, jwt_secret, jwt_public_key), or "
+                "open_to_all to let everybody in"
+            )
 
     @classmethod
     def settings_customise_sources(
@@ -320,7 +390,11 @@ DEVICE_ENVIRONMENT = {
 
 
 def device_environment() -> dict[str, str]:
-    """What the device process sees: this environment, what a numeric library wants, where our code lies."""
+    """What the device process sees: this environment, what a numeric library wants, where our code lies.
+
+    It is told its options in words; our own settings, some of them secrets, are none of its business.
+    """
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**DEVICE_ENVIRONMENT, **os.environ, "PYTHONPATH": path}
+    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("AVIS_")}
+    return {**DEVICE_ENVIRONMENT, **environment, "PYTHONPATH": path}

@@ -16,7 +16,7 @@ def client_of(peer: str | None, forwarded: str | None, trusted: Sequence[Network
     """
     named = forwarded.split(",") if forwarded else []
     hops = [*(part.strip() for part in named), peer or ""]
-    while len(hops) > 1 and _is_in(hops[-1], trusted) and _is_address(hops[-2]):
+    while len(hops) > 1 and is_within(hops[-1], trusted) and _is_address(hops[-2]):
         hops.pop()
     return _subscriber(hops[-1])
 
@@ -29,7 +29,8 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _is_in(text: str, networks: Sequence[Network]) -> bool:
+def is_within(text: str, networks: Sequence[Network]) -> bool:
+    """Whether an address is in one of the networks; what is no address is in none."""
     return _is_address(text) and any(ip_address(text) in network for network in networks)
 
 

@@ -15,15 +15,19 @@ from aiohttp import web
 from core.errors import UsageError
 from server import logs
 from server.api import cluster, description, whip
-from server.api.access import ask_token
+from server.api.access import ask_token, doorkeeper_of
+from server.api.addresses import is_within
+from server.api.connections import ConnectionTable, Door, connections_within
 from server.api.drain import let_sessions_end
 from server.api.endpoints import routes
 from server.api.errors import errors_as_json
-from server.api.keys import REFUSALS, SESSIONS
+from server.api.guards import check_request, say_headers, serving
+from server.api.keys import DOORKEEPER, REFUSALS, SESSIONS, VITALS
 from server.api.metrics import admin_app
 from server.api.request_log import INTERVAL, name_requests
+from server.api.vitals import Vitals
 from server.sessions.sessions import Sessions
-from server.settings import Settings
+from server.settings import Settings, is_loopback
 from server.webrtc.versions import check_versions
 
 logger = logging.getLogger(__name__)
@@ -35,50 +39,77 @@ def create_app(settings: Settings) -> web.Application:
     Raises RuntimeError when a WebRTC library is not of the known version.
     """
     check_versions()
-    app = web.Application(middlewares=[name_requests, errors_as_json, ask_token], client_max_size=settings.max_body)
+    middlewares = [name_requests, errors_as_json, check_request, ask_token]
+    app = web.Application(middlewares=middlewares, client_max_size=settings.max_body)
     app[SESSIONS] = Sessions(settings)
+    app[DOORKEEPER] = doorkeeper_of(settings)
+    app[VITALS] = Vitals()
     app[REFUSALS] = logs.Sparing(INTERVAL)
     app.add_routes([*description.routes(), *routes()])
     app.cleanup_ctx.append(run_sessions)
     whip.attach(app)
     cluster.attach(app)
+    app.on_response_prepare.append(say_headers)
     return app
 
 
 async def run_sessions(app: web.Application) -> AsyncIterator[None]:
     """Runs the device while the application lives; ends sessions first, then the device."""
     sessions = app[SESSIONS]
-    task = asyncio.get_running_loop().create_task(sessions.run())
-    task.add_done_callback(report_end)
+    app[VITALS].keep("device's task", sessions.run)
     yield
     await sessions.close()
-    task.cancel()
-    await asyncio.wait([task])
-
-
-def report_end(task: asyncio.Task[None]) -> None:
-    """The device's task ends with the server, or when the device has failed for good; all else is a fault."""
-    if not task.cancelled() and (error := task.exception()):
-        logger.critical("the device's task failed", exc_info=error)
+    await app[VITALS].close()
 
 
 @asynccontextmanager
 async def listening(settings: Settings, app: web.Application) -> AsyncIterator[str]:
     """Serves `app` where its clients look for it, and yields its address."""
-    async with bound(app, settings.host, settings.port) as address:
+    async with bound(app, settings.host, settings.port, connection_table(settings), app[VITALS]) as address:
         yield address
 
 
 @asynccontextmanager
-async def bound(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Serves `app` and yields its address; on the way out, no connection is waited for."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, handle_signals=False)
+async def bound(
+    app: web.Application,
+    host: str,
+    port: int,
+    table: ConnectionTable | None = None,
+    vitals: Vitals | None = None,
+) -> AsyncIterator[str]:
+    """Serves `app` and yields its address; on the way out, no connection is waited for.
+
+    Its connections stay within the limits of `table`; `vitals` watch whether it listens.
+    """
+    app.middlewares.insert(0, serving)
+    runner = web.AppRunner(app, shutdown_timeout=0.5, handle_signals=False)
     await runner.setup()
+    assert runner.server is not None
+    watched = vitals or Vitals()
+    door = Door(runner.server, table or ConnectionTable(connections_within(256)), host, port)
     try:
-        await web.TCPSite(runner, host, port).start()
-        yield f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
+        port = await door.open()
+        watched.keep(f"listener on port {port}", door.watch)
+        yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
     finally:
+        await watched.release(f"listener on port {port}")
+        door.close()
         await runner.cleanup()
+
+
+def connection_table(settings: Settings) -> ConnectionTable:
+    """The limits of one port's connections."""
+
+    def exempt(address: str) -> bool:
+        return is_loopback(address) or is_within(address, settings.trusted_proxies)
+
+    return ConnectionTable(
+        connections_within(settings.max_connections),
+        settings.connections_each,
+        settings.head_timeout,
+        settings.keepalive_timeout,
+        exempt,
+    )
 
 
 @asynccontextmanager
@@ -87,28 +118,30 @@ async def administered(settings: Settings, app: web.Application) -> AsyncIterato
     if settings.admin_port is None:
         yield None
         return
-    async with bound(admin_app(app[SESSIONS]), settings.admin_host, settings.admin_port) as address:
+    admin = admin_app(app[SESSIONS])
+    table = connection_table(settings)
+    async with bound(admin, settings.admin_host, settings.admin_port, table, app[VITALS]) as address:
         logger.info("metrics at %s/metrics", address)
         yield address
 
 
 async def serve_until_told(settings: Settings) -> None:
-    """Serves until SIGINT or SIGTERM. Raises UsageError when the device can never serve."""
+    """Serves until SIGINT, SIGTERM or SIGHUP. Raises UsageError when the device can never serve."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(settings.max_sessions + 4, thread_name_prefix="avis"))
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     app = create_app(settings)
     async with listening(settings, app) as address, administered(settings, app):
         logger.info("listening on %s", address)
-        print(f"AVIS listens on {address}", flush=True)
+        say(f"AVIS listens on {address}")
         worker = app[SESSIONS].worker
         await first_of(loop.create_task(stop.wait()), loop.create_task(worker.settled()))
         if worker.state == "failed":
             raise UsageError(worker.reason or "the device cannot be used")
         if not stop.is_set():
-            print(f"AVIS is ready: model {settings.model} on {worker.device_name}", flush=True)
+            say(f"AVIS is ready: model {settings.model} on {worker.device_name}")
         await stop.wait()
         await let_sessions_end(app[SESSIONS], settings.drain_patience)
         logger.info("shutting down")
@@ -121,8 +154,17 @@ async def first_of(*tasks: asyncio.Task[object]) -> None:
         task.cancel()
 
 
+def say(line: str) -> None:
+    """Tells the user something, if anybody still reads what this program writes."""
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError):  # the reader of a pipe has gone
+        logger.info("nobody reads: %s", line)
+
+
 def serve(settings: Settings) -> None:
-    """Runs the server until it is told to end."""
+    """Runs the server until it is told to end. Raises UsageError when it would let everybody in without being told."""
+    settings.check_exposure()
     logs.set_up(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_told(settings))

@@ -40,6 +40,7 @@ async def read_json(request: web.Request) -> dict[str, Any]:
     raw = await read_body(request)
     try:
         body = json.loads(raw)
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
         raise Refusal(400, "bad_json", f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
@@ -48,9 +49,12 @@ async def read_json(request: web.Request) -> dict[str, Any]:
 
 
 def validate(config: type[C], values: dict[str, Any], within: str = "") -> C:
-    """The values as a configuration; a 422 with one sentence that names the first wrong one, `within` what it is."""
+    """JSON values as a configuration; a 422 with one sentence that names the first wrong one, `within` what it is.
+
+    They are taken as JSON has them: "2" and true are no numbers, 1 is not true.
+    """
     try:
-        return config.model_validate(values)
+        return config.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise Refusal(422, "bad_setting", within + explain(error)) from error
 
@@ -61,7 +65,7 @@ def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
         return base
     if not isinstance(changes, dict):
         raise Refusal(422, "bad_setting", f"solver: expected an object of settings, found {changes!r:.60}")
-    return validate(SolverConfig, {**base.model_dump(), **changes}, "solver.")
+    return validate(SolverConfig, {**base.model_dump(mode="json"), **changes}, "solver.")
 
 
 def sdp_limits(sessions: Sessions) -> SdpLimits:

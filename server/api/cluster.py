@@ -47,7 +47,9 @@ class NodeSide:
     def __init__(self, sessions: Sessions):
         self.sessions = sessions
         settings = sessions.settings
-        self.line = WaitingList(sessions.new_id, settings.queue_most, settings.queue_each, settings.queue_patience)
+        self.line: WaitingList[None] = WaitingList(
+            sessions.new_id, settings.queue_most, settings.queue_each, settings.queue_patience
+        )
         self._closing: asyncio.Task[None] | None = None
 
     def report(self, streams: tuple[str, ...]) -> Report:

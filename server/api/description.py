@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from core.contract import SolverConfig
@@ -36,7 +36,7 @@ class Answer(BaseModel):
 class Applied(BaseModel):
     """A change that was taken."""
 
-    applies_from_chunk: int
+    applies_from_chunk: int = Field(ge=0, le=2**53)
 
 
 class Fault(BaseModel):
@@ -46,7 +46,7 @@ class Fault(BaseModel):
 
 
 class Place(BaseModel):
-    position: int
+    position: int = Field(ge=1, le=10_000)
     ticket: str
 
 

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from core.config import Config
 from core.operators.config import OperatorConfig
-from server.api.addresses import client_of
+from server.api.access import asks_of
 from server.api.bodies import merged_solver, read_json, sdp_limits, validate
-from server.api.keys import SESSIONS
+from server.api.keys import SESSIONS, VITALS
 from server.api.usage import usage_of
-from server.refusals import Asks, Refusal
+from server.refusals import Refusal
 from server.sessions.config import SessionConfig
 from server.webrtc.ice_servers import ice_servers
 from server.webrtc.offer import parse_offer
@@ -32,12 +32,12 @@ PAGE = frozenset(path.name for path in WEB.glob("*.*"))
 class OfferBody(Config):
     """What POST /sessions takes beside the fields of a SessionConfig."""
 
-    sdp: str
+    sdp: str = Field(max_length=2**20)
     """the offer"""
     type: Literal["offer"]
-    model: str | None = None
+    model: str | None = Field(None, max_length=64)
     """name of the model; unset takes the server's"""
-    resume: str | None = None
+    resume: str | None = Field(None, max_length=64)
     """id of a session whose connection was lost, to go on with it; other fields are then of no account"""
     queue: bool = False
     """where there is no place, wait for one: the refusal then tells the client's position and a ticket"""
@@ -79,16 +79,15 @@ async def open_session(request: web.Request) -> web.Response:
     if offer_body.model not in (None, sessions.settings.model):
         found = f"{offer_body.model[:40]!r}"
         raise Refusal(422, "unknown_model", f"this server has the model {sessions.settings.model}, not {found}")
-    fields["solver"] = merged_solver(sessions.solver, fields.get("solver"))
+    fields["solver"] = merged_solver(sessions.solver, fields.get("solver")).model_dump(mode="json")
     fields.setdefault("fps", sessions.settings.fps)
     config = validate(SessionConfig, fields)
     offer = parse_offer(offer_body.sdp, sdp_limits(sessions))
     if offer_body.resume is not None:
         opened = await sessions.resume(offer_body.resume, offer)
     else:
-        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
-        client = client_of(request.remote, forwarded, sessions.settings.trusted_proxies)
-        opened = await sessions.open(offer, config, asks=Asks(offer_body.queue, offer_body.ticket, client))
+        asks = asks_of(request, offer_body.queue, offer_body.ticket)
+        opened = await sessions.open(offer, config, asks=asks)
     answer = {"id": opened.session.id, "sdp": opened.answer, "type": "answer"}
     headers = {"Location": f"/sessions/{opened.session.id}"}
     return web.json_response(answer, status=201, headers=headers)
@@ -132,6 +131,8 @@ async def readiness(request: web.Request) -> web.Response:
     worker = request.app[SESSIONS].worker
     if request.app[SESSIONS].draining:
         raise Refusal(503, "draining", "this node takes no new sessions: it is draining", retry_after=2)
+    for name, fault in request.app[VITALS].faults.items():
+        raise Refusal(503, "not_ready", f"the {name} died and starts again: {fault}", retry_after=2)
     if worker.state != "ready":
         reason = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
         raise Refusal(503, "not_ready", f"no model is ready: {reason}", retry_after=2)
@@ -200,7 +201,9 @@ async def stats(request: web.Request) -> web.Response:
 
 
 def nameless(report: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in report.items() if key != "id"}
+    """A session's report without what is its client's alone: its id, and what it drew."""
+    operator = {key: value for key, value in report["operator"].items() if key != "png"}
+    return {**{key: value for key, value in report.items() if key != "id"}, "operator": operator}
 
 
 def usage(pid: int | None) -> dict[str, int] | None:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from server.api.keys import SESSIONS, Handler
 from server.api.request_log import log_refusal
+from server.device.shortage import is_shortage
 from server.refusals import Place, Refusal
 
 
@@ -20,6 +21,12 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Refusal as refusal:
         count_refusal(request, refusal.status, refusal.code, refusal.message)
         return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
+    except (OSError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        message = "the server has no descriptors or memory left for this"
+        count_refusal(request, 503, "exhausted", f"{message}: {error}")
+        return error_response(503, "exhausted", message, 5)
     except web.HTTPException as error:
         if error.status < 400:
             raise

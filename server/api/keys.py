@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from server.api.auth import Caller, Doorkeeper
+from server.api.vitals import Vitals
 from server.logs import Sparing
 from server.sessions.sessions import Sessions
 from server.sessions.streams import Streams
@@ -13,5 +15,10 @@ from server.sessions.streams import Streams
 SESSIONS = web.AppKey("sessions", Sessions)
 STREAMS = web.AppKey("streams", Streams)
 REFUSALS = web.AppKey("refusals", Sparing)
+DOORKEEPER = web.AppKey("doorkeeper", Doorkeeper)
+VITALS = web.AppKey("vitals", Vitals)
+
+CALLER = web.RequestKey("caller", Caller)
+"""whose request it is"""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

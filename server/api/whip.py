@@ -14,7 +14,9 @@ from typing import Any
 
 from aiohttp import web
 
+from server.api.access import asks_of
 from server.api.bodies import read_body, sdp_limits, validate
+from server.api.guards import CROSS_ORIGIN, is_cross_origin
 from server.api.keys import SESSIONS, STREAMS, Handler
 from server.refusals import Refusal
 from server.sessions.config import SessionConfig
@@ -28,6 +30,8 @@ SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record")
+QUERY_NUMBERS = {"fps", "seed"}
+NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.A)
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -65,7 +69,7 @@ async def publish(request: web.Request) -> web.Response:
     """A new WHIP session."""
     streams, name = request.app[STREAMS], stream_name(request)
     offer = await read_offer(request, "publish")
-    stream, answer = await streams.publish(name, offer, session_config(request))
+    stream, answer = await streams.publish(name, offer, session_config(request), asks_of(request))
     return created(request, f"/whip/{name}/{stream.session.id}", answer)
 
 
@@ -111,16 +115,20 @@ async def look(request: web.Request) -> web.Response:
 
 
 async def options(request: web.Request) -> web.Response:
-    headers = {**PREFLIGHT, "Accept-Post": SDP}
+    headers = {"Accept-Post": SDP, **(PREFLIGHT if is_cross_origin(request) else {})}
     return web.Response(status=200, headers=headers)
 
 
 @web.middleware
 async def cross_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lets pages of any origin use WHIP and WHEP: what they may do is said by a token, not by an origin."""
+    """Lets pages of any origin use WHIP and WHEP where the server asks for a token, which says what they may do.
+
+    Without one, a page that a user happens to open could publish, and watch what others publish.
+    """
     response = await handler(request)
-    if request.path.startswith(("/whip/", "/whep/")):
-        response.headers.update(CORS)
+    if request.path.startswith(CROSS_ORIGIN):
+        if is_cross_origin(request):
+            response.headers.update(CORS)
         if response.status == 415:
             response.headers["Accept-Post"] = SDP
     return response
@@ -146,10 +154,20 @@ def session_config(request: web.Request) -> SessionConfig:
     if unknown:
         expected = ", ".join(CONFIG_QUERY)
         raise Refusal(422, "bad_setting", f"the query may have {expected}, not {sorted(unknown)[0][:40]!r}")
-    fields: dict[str, Any] = {"fps": sessions.settings.fps, "solver": sessions.solver, **request.query}
+    solver = sessions.solver.model_dump(mode="json")
+    fields: dict[str, Any] = {"fps": sessions.settings.fps, "solver": solver, **request.query}
     if "operator" in fields:
         fields["operator"] = operator_fields(fields["operator"])
+    for name in QUERY_NUMBERS & fields.keys():
+        fields[name] = number(fields[name])
     return validate(SessionConfig, fields)
+
+
+def number(text: Any) -> Any:
+    """A number in a query; what is none stays as it is, for the validation to name it."""
+    if not isinstance(text, str) or not NUMBER.fullmatch(text):
+        return text
+    return float(text) if "." in text else int(text)
 
 
 def operator_fields(text: str) -> Any:

@@ -17,8 +17,9 @@ from aiohttp import web
 
 from server import logs
 from server.api.app import bound
+from server.api.auth import Doorkeeper
 from server.api.endpoints import page
-from server.api.keys import REFUSALS
+from server.api.keys import DOORKEEPER, REFUSALS
 from server.api.metrics import metrics_app
 from server.api.request_log import INTERVAL, name_requests
 from server.api.whip import cross_origin
@@ -37,6 +38,7 @@ def create_gateway(settings: GatewaySettings, nodes: Membership) -> web.Applicat
     app = web.Application(middlewares=middlewares, client_max_size=settings.max_body)
     app[REFUSALS] = logs.Sparing(INTERVAL)
     app[GATEWAY] = Gateway(settings, nodes)
+    app[DOORKEEPER] = Doorkeeper(settings.token)
     for part in (overview, sessions, streams):
         app.add_routes(part.routes())
     app.add_routes([web.get("/", page), web.get("/{file}", page)])

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Annotated
 
 from pydantic import Field
 
@@ -30,7 +31,7 @@ class Plan(Config):
     """One run. Times in seconds."""
 
     nodes: int = Field(8, ge=1, le=2000)
-    places: tuple[int, ...] = (4, 8, 8, 12)
+    places: tuple[Annotated[int, Field(ge=0, le=10_000)], ...] = (4, 8, 8, 12)
     """sessions that a node holds, one node after the other: machines differ"""
     gateways: int = Field(2, ge=1, le=16)
     offered: float = Field(0.8, gt=0, le=10)

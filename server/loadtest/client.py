@@ -51,10 +51,10 @@ Tell = Callable[[dict[str, Any]], None]
 
 class ClientConfig(Config):
     url: str
-    width: int = 416
-    height: int = 240
+    width: int = Field(416, ge=16, le=16384)
+    height: int = Field(240, ge=16, le=16384)
     fps: float = Field(16.0, gt=0, le=60)
-    seconds: float = Field(60.0, gt=0)
+    seconds: float = Field(60.0, gt=0, le=1e7)
     operator: dict[str, Any] = Field(default_factory=lambda: {"kind": "super_resolution"})
     solver: dict[str, Any] = Field(default_factory=dict)
     model: str | None = None
@@ -62,15 +62,15 @@ class ClientConfig(Config):
     """a video file; None sends a synthetic scene"""
     tag: int = Field(0, ge=0, le=255)
     """which client this is: drawn into every frame beside its number"""
-    bitrate: int = Field(2_000_000, gt=0)
+    bitrate: int = Field(2_000_000, gt=0, le=10**9)
     """of the video that is sent, bits per second"""
     misbehaviour: Misbehaviour = "none"
-    visits: int = Field(0, ge=0)
+    visits: int = Field(0, ge=0, le=10**7)
     """sessions to open one after the other, each closed when its first frame is back; 0 opens one that stays"""
-    connect_timeout: float = Field(15.0, gt=0)
-    linger: float = Field(4.0, ge=0)
+    connect_timeout: float = Field(15.0, gt=0, le=3600)
+    linger: float = Field(4.0, ge=0, le=3600)
     """seconds after the last frame that counts in which frames may still come back"""
-    psnr_every: int = Field(8, ge=1)
+    psnr_every: int = Field(8, ge=1, le=10**6)
     """every n-th frame is compared with the original"""
 
 

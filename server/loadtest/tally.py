@@ -10,6 +10,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from pydantic import Field
+
 from core.config import Config
 
 FREEZE = 0.5
@@ -19,11 +21,11 @@ FREEZE = 0.5
 class Limits(Config):
     """What a session must hold to be counted as carried."""
 
-    fps: float
-    budget: float
+    fps: float = Field(gt=0, le=1000)
+    budget: float = Field(ge=0, le=3600)
     """seconds of latency at p95 beyond the fill of a chunk"""
-    chunk_frames: int
-    share: float = 0.95
+    chunk_frames: int = Field(ge=1, le=1000)
+    share: float = Field(0.95, ge=0, le=1)
     """of the frames that must come back"""
 
     @property

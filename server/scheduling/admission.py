@@ -22,13 +22,13 @@ from server.scheduling.ladder import RUNGS, above, below, rungs_of
 class AdmissionConfig(Config):
     reserve: float = Field(0.15, ge=0, lt=1)
     """fraction of the device's time that is kept free for jitter, guided chunks that meet, and openings"""
-    max_sessions: int = Field(64, ge=1)
+    max_sessions: int = Field(64, ge=1, le=10_000)
     """most sessions, whatever their cost: the device does not pay for codecs and sockets"""
-    memory_bytes: int = Field(0, ge=0)
+    memory_bytes: int = Field(0, ge=0, lt=2**63)
     """device memory for the state of sessions; 0 does not count bytes"""
-    overloaded: float = Field(1.4, ge=1)
+    overloaded: float = Field(1.4, ge=1, le=1000)
     """latency bound on an overloaded device, as a multiple of (chunk duration + chunk cost)"""
-    retry_after: float = Field(10.0, gt=0)
+    retry_after: float = Field(10.0, gt=0, le=3600)
     """seconds that a refused client is told to wait while no session has ended yet"""
 
 

@@ -20,17 +20,17 @@ class Workload(Config):
     """What a session asks of a device: one chunk of this kind every period."""
 
     model: str
-    width: int = Field(gt=0)
+    width: int = Field(gt=0, le=99_999)
     """restored pixels"""
-    height: int = Field(gt=0)
-    num_steps: int = Field(2, ge=1)
+    height: int = Field(gt=0, le=99_999)
+    num_steps: int = Field(2, ge=1, le=64)
     """denoising steps per chunk, K"""
-    reinject_every: int = Field(7, ge=0)
+    reinject_every: int = Field(7, ge=0, le=1000)
     """every n-th chunk is guided; 0 guides the first only"""
-    fps: float = Field(16, gt=0)
-    frames: int = Field(12, gt=0)
+    fps: float = Field(16, gt=0, le=1000)
+    frames: int = Field(12, gt=0, le=1000)
     """frames per chunk"""
-    budget: float = Field(0.75, gt=0)
+    budget: float = Field(0.75, gt=0, le=3600)
     """seconds from a chunk's last frame to its deadline"""
 
     @property
@@ -42,11 +42,11 @@ class Workload(Config):
 class CostConfig(Config):
     """How fast measurements change the expected costs."""
 
-    smoothing: float = Field(1.5, gt=0)
+    smoothing: float = Field(1.5, gt=0, le=3600)
     """seconds over which the device's slowness is averaged"""
-    surprise: float = Field(6.0, gt=1)
+    surprise: float = Field(6.0, gt=1, le=1000)
     """outlier clip: one chunk counts as at most this multiple of its expected cost"""
-    memory: float = Field(2.0, gt=0)
+    memory: float = Field(2.0, gt=0, le=3600)
     """seconds without a measurement after which a measured slowness starts to fade, halving in each such interval"""
 
 

@@ -10,6 +10,9 @@ from pydantic.json_schema import models_json_schema
 from core.contract import Rung
 from server.device.worker import WorkerState
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Amount = Annotated[float, Field(ge=-1e12, le=1e12)]
+
 
 class Message(BaseModel):
     """Nothing but what is named here is told."""
@@ -20,53 +23,53 @@ class Message(BaseModel):
 class StageTimes(Message):
     """Milliseconds of a chunk's way."""
 
-    fill: float
+    fill: Amount
     """from the arrival of its first frame to that of its last"""
-    queue: float | None = None
+    queue: Amount | None = None
     """that it waited for the device; of chunks that the device restored, as are the rest"""
-    x_init: float | None = None
-    encode: float | None = None
-    denoise: float | None = None
-    prox: float | None = None
-    decode: float | None = None
-    cache: float | None = None
-    transfer: float | None = None
-    total: float | None = None
+    x_init: Amount | None = None
+    encode: Amount | None = None
+    denoise: Amount | None = None
+    prox: Amount | None = None
+    decode: Amount | None = None
+    cache: Amount | None = None
+    transfer: Amount | None = None
+    total: Amount | None = None
     """on the device"""
-    deliver: float
+    deliver: Amount
     """from the arrival of its last frame to the departure of its first"""
 
 
 class ChunkReport(Message):
     """One chunk, told when its first frame leaves."""
 
-    chunk: int = Field(ge=0)
+    chunk: Count
     """number of the chunk in its session"""
     guided: bool
     """the measurement was injected again (Eq. 6 to 8)"""
     rung: Rung
     """how good it is: full down to passthrough"""
-    residual: float | None
+    residual: Amount | None
     """|y - A(x)| over |y|; null where it was not restored"""
-    frames: int = Field(ge=1)
-    lost: int = Field(ge=0)
+    frames: int = Field(ge=1, le=2**53)
+    lost: Count
     """frames of it that the network lost"""
-    slots: tuple[int, int]
+    slots: tuple[Count, Count]
     """first and last slot at the session's rate"""
-    timestamps: tuple[float, float]
+    timestamps: tuple[Amount, Amount]
     """of its first and last frame, in seconds of the sender's clock"""
     operator: str
     """kind of the operator"""
-    dropped: int = Field(ge=0)
+    dropped: Count
     """frames of the session that were dropped so far"""
-    shed: int = Field(ge=0)
+    shed: Count
     """chunks of the session that were shed so far"""
-    psnr: float | None = None
+    psnr: Amount | None = None
     """dB against the original; in mode simulate"""
-    psnr_x_init: float | None = None
+    psnr_x_init: Amount | None = None
     """the same of the measurement-consistent start"""
     ms: StageTimes
-    latency_ms: float
+    latency_ms: Amount
     """of its first frame, from its arrival to its departure"""
 
 
@@ -88,7 +91,7 @@ class DrainingEvent(Message):
     """The server takes no new session; this one may go on for a while, or move."""
 
     event: Literal["draining"]
-    seconds: float
+    seconds: Amount
 
 
 class ClosingEvent(Message):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from core.config import Config
 from core.contract import Mode, Panel, SolverConfig
@@ -21,6 +22,11 @@ class SessionState(enum.Enum):
     CLOSED = "closed"
 
 
+def as_tuple(value: object) -> object:
+    """A JSON array as a tuple; other values as they are."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 class SessionConfig(Config):
     """What a client may say about its session."""
 
@@ -34,7 +40,7 @@ class SessionConfig(Config):
     """WIDTHxHEIGHT of a restored frame; unset takes what fits the first frame"""
     solver: SolverConfig = Field(default_factory=SolverConfig)
     """how the restoration is done"""
-    panels: tuple[Panel, ...] = Field(("restored",), min_length=1, max_length=4)
+    panels: Annotated[tuple[Panel, ...], BeforeValidator(as_tuple)] = Field(("restored",), min_length=1, max_length=4)
     """pictures of the same frame, side by side in the frames that go back"""
     record: Record = "nothing"
     """what the server keeps of the session, where it may: nothing, restored, or both sides"""

@@ -20,8 +20,10 @@ from server.device.worker import Worker
 from server.logs import SESSION, public
 from server.media.audio import CarriedTrack
 from server.media.recording import Recording
+from server.quotas import Quotas
 from server.refusals import Asks, Place, Refusal
 from server.scheduling.admission import Refuse
+from server.scheduling.costs import Workload
 from server.sessions.config import SessionConfig
 from server.sessions.dispatch import Dispatch
 from server.sessions.negotiation import negotiate, rtc_config
@@ -50,7 +52,10 @@ class Sessions:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.dispatch = Dispatch(settings, self.end)
-        self.line = WaitingList(self.new_id, settings.queue_most, settings.queue_each, settings.queue_patience)
+        self.line: WaitingList[Workload] = WaitingList(
+            self.new_id, settings.queue_most, settings.queue_each, settings.queue_patience
+        )
+        self.quotas = Quotas()
         self.closing = False
         self.draining = False
         """it takes no new session: those that are open move to another node"""
@@ -91,13 +96,16 @@ class Sessions:
 
         `returns`: the restored video goes back to the same client; else others play `session.outlet.broadcast`.
         """
+        asks = asks or Asks()
         check(config, self.settings)
+        self._check_quotas(config, asks)
         session_id = self.new_id()
         SESSION.set(public(session_id))
-        self._reserve(session_id, config, asks or Asks())
+        self._reserve(session_id, config, asks)
+        self.quotas.open(session_id, asks.quotas)
         try:
             await check_operator(config.operator, config.size)
-            session = self._new_session(session_id, config)
+            session = self._new_session(session_id, config, asks.pixels)
             try:
                 answer = await self._answer(session, session.pc, offer, returns)
             except BaseException:
@@ -192,6 +200,16 @@ class Sessions:
 
     # --- opening ----------------------------------------------------------------------------------
 
+    def _check_quotas(self, config: SessionConfig, asks: Asks) -> None:
+        """Refuses what whoever asks may not have, or not now."""
+        if asks.pixels is not None and config.size is not None and config.size[0] * config.size[1] > asks.pixels:
+            raise Refusal(422, "bad_size", f"this token allows {asks.pixels} pixels, not {show_size(config.size)}")
+        if (exceeded := self.quotas.offer(asks.quotas, asyncio.get_running_loop().time())) is not None:
+            quota, wait = exceeded
+            raise Refusal(429, "too_many_offers", f"{quota.holder} may open {quota.rate:g} sessions a second", wait)
+        if (full := self.quotas.exceeded(asks.quotas)) is not None:
+            raise Refusal(429, "too_many_sessions", f"{full.holder} has {full.sessions} sessions, its most", 5)
+
     def _reserve(self, session_id: str, config: SessionConfig, asks: Asks) -> None:
         """Takes a place, or refuses: before anything is awaited, so that no two take the same one."""
         if self.closing:
@@ -229,11 +247,14 @@ class Sessions:
         if (session := self._open.pop(session_id, None)) is not None:
             self._past.absorb(session.figures)
             self._past.wire.update(counted(session.pc))
+        self.quotas.close(session_id)
         self.dispatch.release(session_id, asyncio.get_running_loop().time())
 
-    def _new_session(self, session_id: str, config: SessionConfig) -> Session:
+    def _new_session(self, session_id: str, config: SessionConfig, pixels: int | None) -> Session:
         pc = PeerConnection(rtc_config(self.settings, config.fps))
-        session = Session(session_id, config, self.settings, pc, self.dispatch)
+        most = min(self.settings.max_pixels, pixels or self.settings.max_pixels)
+        settings = self.settings.model_copy(update={"max_pixels": most})
+        session = Session(session_id, config, settings, pc, self.dispatch)
         if (tracer := self.tracer) is not None:
             session.trace = lambda report: tracer.trace(session_id, report, time.time_ns())
         self._open[session_id] = session

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.media.broadcast import Broadcast, PlayerTrack
-from server.refusals import Refusal
+from server.refusals import Asks, Refusal
 from server.sessions.config import SessionConfig, SessionState
 from server.sessions.negotiation import negotiate, rtc_config
 from server.sessions.session import Session
@@ -63,11 +63,11 @@ class Streams:
 
     # --- publishing -----------------------------------------------------------------------------------------
 
-    async def publish(self, name: str, offer: Offer, config: SessionConfig) -> tuple[Stream, str]:
+    async def publish(self, name: str, offer: Offer, config: SessionConfig, asks: Asks) -> tuple[Stream, str]:
         """Opens a session for `name`, and its answer. The name is taken before anything is awaited."""
         self._claim(name)
         try:
-            opened = await self.sessions.open(offer, config, returns=False)
+            opened = await self.sessions.open(offer, config, returns=False, asks=asks)
         except BaseException:
             del self._streams[name]
             raise
@@ -168,7 +168,7 @@ class Streams:
         stream = self._streams.get(name)
         if stream is not None and not self._lives(stream):
             stream = None
-        if stream is not None and kind == "whip" and hmac.compare_digest(stream.session.id, resource):
+        if stream is not None and kind == "whip" and is_same_id(stream.session.id, resource):
             return stream, None
         if stream is not None and kind == "whep" and resource in stream.players:
             return stream, stream.players[resource]
@@ -198,3 +198,8 @@ class Streams:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("a stream's task failed", exc_info=error)
+
+
+def is_same_id(known: str, shown: str) -> bool:
+    """Whether two ids are one, told in the same time whatever was shown, also for what is no ASCII."""
+    return hmac.compare_digest(known.encode(), shown.encode(errors="backslashreplace"))

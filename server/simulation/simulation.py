@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count
+from typing import Annotated
 
 from pydantic import Field
 
@@ -23,29 +24,32 @@ from server.scheduling.costs import ON_CALENDAR, RATIOS, Workload
 from server.scheduling.ladder import Ladder
 from server.scheduling.scheduler import Job, Scheduler, is_due
 
+Moment = Annotated[float, Field(ge=-1e9, le=1e9)]
+"""seconds"""
+
 
 class SlowSpell(Config):
     """A while in which something else uses the device too."""
 
-    start: float
-    end: float
-    factor: float = Field(gt=0)
+    start: Moment
+    end: Moment
+    factor: float = Field(gt=0, le=1e6)
     """how many times longer a chunk takes"""
 
 
 class SimulatedDevice(Config):
     """What a device does with a chunk."""
 
-    seconds: float = Field(0.1, gt=0)
+    seconds: float = Field(0.1, gt=0, le=1e6)
     """what a full, unguided chunk takes"""
-    jitter: float = Field(0.0, ge=0)
+    jitter: float = Field(0.0, ge=0, le=10)
     """standard deviation of the logarithm of that"""
-    warm_up: dict[Rung, float] = Field({"full": 1.0})
+    warm_up: dict[Rung, Annotated[float, Field(gt=0, le=1e6)]] = Field({"full": 1.0})
     """the rungs that warm-up measured, and how many times longer a chunk took then"""
     spells: tuple[SlowSpell, ...] = ()
-    deaths: tuple[float, ...] = ()
+    deaths: tuple[Moment, ...] = ()
     """moments at which the device dies with the chunk it works on"""
-    restart: float = Field(5.0, ge=0)
+    restart: float = Field(5.0, ge=0, le=1e6)
     """seconds from a death until it works again"""
 
     def cost(self, now: float, rung: Rung, guided: bool, random: random.Random) -> float:
@@ -58,11 +62,11 @@ class SimulatedClient(Config):
     """How one client behaves."""
 
     workload: Workload = Workload(model="simulated", width=416, height=240)
-    joins: float = 0.0
-    leaves: float = float("inf")
-    pace: float = Field(1.0, gt=0)
+    joins: Moment = 0.0
+    leaves: Moment = float("inf")
+    pace: float = Field(1.0, gt=0, le=1000)
     """chunks it sends for each one it should"""
-    stalls: tuple[tuple[float, float], ...] = ()
+    stalls: tuple[tuple[Moment, Moment], ...] = ()
     """(start, end) of times in which the network holds its frames back, to deliver them all at the end"""
 
 

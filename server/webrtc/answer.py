@@ -16,9 +16,9 @@ MAX_MESSAGE = 4096
 class AnswerOptions(Config):
     """What the answer says beyond what the WebRTC stack writes."""
 
-    start_kbps: int = Field(1500, ge=100)
+    start_kbps: int = Field(1500, ge=100, le=1_000_000)
     """kbit/s at which libwebrtc clients start to send (x-google-start-bitrate); their own 300 is too low"""
-    max_kbps: int = Field(3000, ge=100)
+    max_kbps: int = Field(3000, ge=100, le=1_000_000)
     """kbit/s that a client may send at most (b=AS)"""
     trickle: bool = True
     """candidates may follow by PATCH"""

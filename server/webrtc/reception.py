@@ -23,19 +23,19 @@ FEW = 16
 class ReceptionConfig(Config):
     """When to request packets again, when to request a key frame, when to give up. Times are in seconds."""
 
-    give_up: float = Field(0.4, gt=0)
+    give_up: float = Field(0.4, gt=0, le=60)
     """a hole this old is given up; twice the round trip if that is longer"""
-    plead_after: float = Field(0.2, gt=0)
+    plead_after: float = Field(0.2, gt=0, le=60)
     """a key frame is requested for a hole this old: it arrives at about the time when the hole is given up"""
-    plead_every: float = Field(0.3, gt=0)
+    plead_every: float = Field(0.3, gt=0, le=60)
     """shortest time between two key frame requests; it doubles, four times at most, until one is answered"""
-    nack_every: float = Field(0.06, gt=0)
+    nack_every: float = Field(0.06, gt=0, le=60)
     """time between two requests for one packet, until the round trip is known"""
-    tail_after: float = Field(0.02, gt=0)
+    tail_after: float = Field(0.02, gt=0, le=60)
     """the next packet is requested when the end of a frame is missing and nothing arrived for so long"""
     max_hole: int = Field(256, ge=1, le=4096)
     """when more packets are missing than this, none is requested: the stream starts again at a key frame"""
-    max_span: float = Field(0.6, gt=0)
+    max_span: float = Field(0.6, gt=0, le=60)
     """a hole that spans more seconds of video than this is not filled either: its frames would be too late"""
     max_waiting: int = Field(2048, ge=64, le=16384)
     """packets that are kept behind a hole"""

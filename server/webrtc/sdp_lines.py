@@ -21,7 +21,7 @@ def unusable(message: str, code: str = "unsupported_offer") -> Refusal:
 class SdpLimits(Config):
     """What an offer may ask for. The addresses in it decide where this server sends its first packets."""
 
-    max_bytes: int = Field(65536, ge=1024)
+    max_bytes: int = Field(65536, ge=1024, le=2**20)
     """size of an offer or a fragment in bytes"""
     max_sections: int = Field(4, ge=1, le=16)
     """m-lines that are looked at before the offer is refused as too many"""

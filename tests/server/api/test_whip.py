@@ -242,10 +242,11 @@ async def test_an_answer_that_takes_too_long_is_refused_to_a_player_too(monkeypa
 
 
 async def test_bad_requests_get_the_code_that_says_why():
-    async with serving() as (app, http, url):
+    async with serving(token="x") as (app, http, url):
 
         async def post(path, body="v=0", kind=SDP):
-            async with http.post(f"{url}{path}", data=body, headers={"Content-Type": kind}) as reply:
+            headers = {"Content-Type": kind, "Authorization": "Bearer x"}
+            async with http.post(f"{url}{path}", data=body, headers=headers) as reply:
                 error = (await reply.json())["error"]
                 assert reply.headers["Access-Control-Allow-Origin"] == "*" and error["message"]
                 return reply.status, reply.headers

@@ -83,8 +83,74 @@ def test_the_list_is_bounded_and_nobody_overtakes_whatever_happens(seed):
         elif choice < 0.7 and known:
             line.leave(rng.choice(known))
         assert line.waiting(now) <= 5
-        held = [ticket for ticket in known if ticket in line._seen]
+        held = [ticket for ticket in known if ticket in line.tickets]
         positions = [line.position(ticket, now) for ticket in held]
         assert positions == list(range(1, len(held) + 1)), "the order they came in"
-        assert set(line._holders) == set(line._seen)
+        assert set(line.tickets) <= set(known)
     assert line.waiting(1e9) == 0
+
+
+def small(wants):
+    return wants == "small"
+
+
+def test_one_who_does_not_fit_lets_those_pass_who_do():
+    line = waiting_list()
+    large = line.wait(None, 0.0, "a", "large")[1]
+    fits = line.wait(None, 0.0, "b", "small")[1]
+    assert line.before(fits, 1.0, small) == 0, "the device stood idle, since the first in line asked for too much"
+    assert line.before(None, 1.0, small) == 1, "a newcomer does not overtake one whose place there is"
+    assert line.before(large, 1.0, small) == 0
+
+
+def test_a_large_one_is_overtaken_so_often_and_no_more():
+    line = waiting_list(overtakers=3, turn=30)
+    large = line.wait(None, 0.0, "a", "large")[1]
+    for _ in range(3):
+        assert line.before(None, 1.0, small) == 0
+        line.serve(None, 1.0)
+    assert line.before(None, 1.0, small) == 1
+    assert line.before(large, 1.0, small) == 0
+    line.serve(large, 2.0)
+    assert line.before(None, 2.0, small) == 0
+
+
+def test_the_turn_of_a_large_one_ends_and_it_goes_to_the_end_of_the_line():
+    line = waiting_list(overtakers=1, turn=30, patience=15)
+    large = line.wait(None, 0.0, "a", "large")[1]
+    line.serve(None, 0.0)
+    for now in (10.0, 20.0, 30.0):
+        assert line.wait(large, now, "a", "large") == (1, large)
+        assert line.before(None, now, small) == 1
+    behind = line.wait(None, 30.0, "b", "large")[1]
+    assert line.wait(large, 31.0, "a", "large") == (2, large)
+    assert line.position(behind, 31.0) == 1
+    assert line.before(None, 31.0, small) == 0, "the others were held up without end"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nobody_starves_in_line(seed):
+    """Sessions of one or four places of four, that last ten seconds: each that waits gets in, the large ones too."""
+    rng, line, now, running, waits, served = random.Random(seed), waiting_list(each=99), 0.0, [], {}, []
+    while now < 2000:
+        now += 1.0
+        running = [(end, size) for end, size in running if end > now]
+        if rng.random() < 0.5 and len(waits) < 8:
+            ticket = line.wait(None, now, "a", size := rng.choice([1, 1, 1, 4]))[1]
+            waits[ticket] = now, size
+        for ticket, (since, size) in list(waits.items()):
+            taken = sum(size for _, size in running)
+
+            def fits(wants, taken=taken):
+                return taken + wants <= 4
+
+            if fits(size) and line.before(ticket, now, fits) == 0:
+                line.serve(ticket, now)
+                running.append((now + 10, size))
+                served.append((now - since, size))
+                del waits[ticket]
+            else:
+                line.wait(ticket, now, "a", size)
+    assert {size for _, size in served} == {1, 4}
+    assert max(wait for wait, _ in served) < 300
+    assert all(now - since < 300 for since, _ in waits.values())
