@@ -20,7 +20,7 @@ from server.device.worker import Worker
 from server.logs import SESSION, public
 from server.media.audio import CarriedTrack
 from server.media.recording import Recording
-from server.quotas import Quotas
+from server.quotas import Quotas, TokenBucket
 from server.refusals import Asks, Place, Refusal
 from server.scheduling.admission import Refuse
 from server.scheduling.costs import Workload
@@ -36,6 +36,9 @@ from server.webrtc.offer import Offer
 from server.webrtc.peer import PeerConnection
 
 logger = logging.getLogger(__name__)
+
+CHANGE_RATE, CHANGES = 2.0, 8.0
+"""changes of one session a second, and at once"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Sessions:
             self.new_id, settings.queue_most, settings.queue_each, settings.queue_patience
         )
         self.quotas = Quotas()
+        self._changes: dict[str, TokenBucket] = {}
+        """how often each session may change: a new operator costs the device a plan"""
         self.closing = False
         self.draining = False
         """it takes no new session: those that are open move to another node"""
@@ -139,6 +144,9 @@ class Sessions:
     async def change(self, session_id: str, config: SessionConfig) -> int:
         """Changes a session's operator or solver; returns the number of the first chunk with it."""
         session = self.get(session_id)
+        wait = self._changes.setdefault(session_id, TokenBucket(CHANGE_RATE, CHANGES)).take(session.age)
+        if wait > 0:
+            raise Refusal(429, "too_many_changes", f"a session may change {CHANGE_RATE:g} times a second", wait)
         size = (session.spec.width, session.spec.height) if session.spec else config.size
         await check_operator(config.operator, size)
         session = self.get(session_id)
@@ -248,6 +256,7 @@ class Sessions:
             self._past.absorb(session.figures)
             self._past.wire.update(counted(session.pc))
         self.quotas.close(session_id)
+        self._changes.pop(session_id, None)
         self.dispatch.release(session_id, asyncio.get_running_loop().time())
 
     def _new_session(self, session_id: str, config: SessionConfig, pixels: int | None) -> Session:

@@ -180,3 +180,13 @@ async def test_each_token_has_its_own_limits_and_each_address(serve, tmp_path, o
     assert await post("wrong") == (401, "unauthorized")
     limited = await serve(sessions_each=1, admission="places")
     assert [(await limited.post("/sessions", json=offer)).status for _ in range(2)] == [201, 429]
+
+
+async def test_a_session_changes_so_often_and_no_more(serve, offer):
+    """Each new operator costs the device a plan: one client's changes took the time of all others."""
+    http = await serve()
+    url = (await http.post("/sessions", json=offer)).headers["Location"]
+    replies = [await http.patch(url, json={"operator": {"kind": "inpainting", "seed": seed}}) for seed in range(20)]
+    assert [reply.status for reply in replies[:8]] == [200] * 8
+    assert replies[-1].status == 429 and int(replies[-1].headers["Retry-After"]) >= 1
+    assert (await http.get(url)).status == 200
