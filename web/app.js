@@ -287,10 +287,14 @@ async function changeOnce() {
     if (!(error instanceof ServerError)) throw error;
     if (session !== keeper.session) return true;
     if (error.status === 404) return false; // it has just ended, which the keeper is about to hear
+    if (error.status === 429) return later(error.retryAfter ?? 1); // too many changes: the last wish is asked for soon
     if (same(wish, settings())) takeBack(wish, error);
   }
   return true;
 }
+
+/** Resolves to true after `seconds`. */
+const later = (seconds) => new Promise((resolve) => setTimeout(() => resolve(true), 1000 * seconds));
 
 /** Shows what is in force again, and why it is not `wish`. */
 function takeBack(wish, error) {

@@ -160,6 +160,13 @@ async def refuse_once(page, pattern, status, code, message, headers=None, **more
     await page.route(pattern, refuse, times=1)
 
 
+async def test_the_page_restores_under_its_own_content_security_policy(visit):
+    """Whatever the policy blocks would be an error in the console, and no test's page may have one."""
+    async with visit(bypass_csp=False) as page:
+        await start(page)
+        assert await page.text_content("#chunks rect title", timeout=STREAM_MS)
+
+
 # ---- one session, looked at and changed ---------------------------------------------------------------
 
 
@@ -319,6 +326,16 @@ async def test_a_slider_held_down_asks_for_one_change_at_a_time_and_the_last_is_
     assert len(asked) < 10
     assert await page.is_hidden("#notice"), "an old refusal is no news any more"
     assert await page.input_value("[data-parameter=keep]") == "0.6"
+
+
+async def test_a_change_asked_for_too_soon_is_asked_for_again(running, server):
+    page = running
+    await refuse_once(page, "**/sessions/*", 429, "too_many_changes", "Too many changes.", {"Retry-After": "1"})
+    await page.select_option("#operator", "gaussian_blur")
+    async with asyncio.timeout(STREAM_MS / 1000):
+        while (await ask(page, server))["operator"]["kind"] != "gaussian_blur":  # noqa: ASYNC110
+            await asyncio.sleep(0.2)
+    assert await page.is_hidden("#notice")
 
 
 async def test_a_file_that_does_not_play_leaves_the_source_there_is(running):

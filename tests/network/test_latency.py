@@ -170,7 +170,7 @@ async def test_an_echo_to_chromium_takes_80_ms_and_stays_at_its_size(chromium_pr
     arguments = ["--no-sandbox", "--allow-loopback-in-peer-connection", "--autoplay-policy=no-user-gesture-required"]
     async with listening(read_settings(port=0), app) as url, async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium_program, args=arguments)
-        page = await browser.new_page()
+        page = await browser.new_page(bypass_csp=True)
         await page.goto(url)
         wanted = {"width": WIDTH, "height": HEIGHT, "fps": FPS, "seconds": SECONDS + 2}
         found = await page.evaluate(ECHO_IN_BROWSER, wanted)
