@@ -92,7 +92,7 @@ def test_reinjection_follows_the_residual(solver):
     op = SuperResolution()
     out, _ = run(solver, op, measurements(op, 4), SolverConfig(reinject_every=0, reinject_residual=1e-6))
     assert [r.guided for r in out] == [True] * 4
-    out, _ = run(solver, op, measurements(op, 4), SolverConfig(reinject_every=0, reinject_residual=1e6))
+    out, _ = run(solver, op, measurements(op, 4), SolverConfig(reinject_every=0, reinject_residual=1000))
     assert [r.guided for r in out] == [True, False, False, False]
 
 
