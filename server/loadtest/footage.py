@@ -73,7 +73,7 @@ class Clip:
     def __init__(self, path: Path, width: int, height: int):
         try:
             self._frames = list(islice(_decode(path, width, height), CLIP_FRAMES))
-        except (FFmpegError, OSError) as error:
+        except (FFmpegError, OSError, ValueError) as error:
             raise UsageError(f"cannot read the clip {path}: {error}") from error
         if not self._frames:
             raise UsageError(f"the clip {path} holds no picture")
@@ -83,7 +83,7 @@ class Clip:
 
 
 def _decode(path: Path, width: int, height: int) -> Iterator[Yuv]:
-    with av.open(str(path)) as container:
+    with av.open(f"file:{path}", "r", metadata_errors="replace") as container:
         if not container.streams.video:
             return
         for frame in container.decode(video=0):
