@@ -51,6 +51,8 @@ class Autoscale:
         self._count(reports, now)
         places = max((report.places for report in reports), default=config.places)
         demand = sum(report.open + report.waiting for report in reports) + sum(n for _, n in self._refusals)
+        if not self._enough:  # the nodes there are were wanted, by an earlier watcher
+            self._enough.append((now, min(sum(not report.draining for report in reports), config.most)))
         bare = math.ceil(demand / places) + config.spare
         self._enough.append((now, min(max(bare, config.least), config.most)))
         while now - self._enough[0][0] > config.patience:
@@ -67,6 +69,25 @@ class Autoscale:
             self._refusals.popleft()
 
 
+@dataclass(frozen=True)
+class Steps:
+    """What is to be done with the nodes there are, by name."""
+
+    take_back: list[str]
+    """drain no longer: they are wanted after all"""
+    drain: list[str]
+    remove: list[str]
+    """drained, without a session, and not wanted"""
+
+
+def steps(reports: Sequence[Report], wanted: int) -> Steps:
+    """How the cluster gets to `wanted` nodes. Only an empty drained node is ever removed."""
+    leaving = sorted((r for r in reports if r.draining), key=lambda r: (-r.open, r.node))
+    back = leaving[: max(0, wanted - (len(reports) - len(leaving)))]
+    remove = [report.node for report in leaving if report.open == 0 and report not in back]
+    return Steps([report.node for report in back], to_drain(reports, wanted), remove)
+
+
 def to_drain(reports: Sequence[Report], wanted: int) -> list[str]:
     """The nodes to drain so that `wanted` stay: those with the fewest sessions, if the others have places for them."""
     staying = sorted((r for r in reports if not r.draining), key=lambda r: (r.open, r.node))
@@ -74,8 +95,3 @@ def to_drain(reports: Sequence[Report], wanted: int) -> list[str]:
     while len(staying) > wanted and staying[0].open <= sum(r.free for r in staying[1:]) - staying[0].places:
         going.append(staying.pop(0).node)
     return going
-
-
-def removable(reports: Sequence[Report]) -> list[str]:
-    """The nodes that may end: drained, and without a session."""
-    return [report.node for report in reports if report.draining and report.open == 0]

@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 from itertools import count
 
-from server.gateway.autoscale import Autoscale, AutoscaleConfig, to_drain
+from server.gateway.autoscale import Autoscale, AutoscaleConfig, steps
 from server.gateway.placement import Cluster, Node
 from server.gateway.simulated import Client, Machine, Plan, Policy, Simulation
 
@@ -114,11 +114,11 @@ def scaled(
         machines = [*machines, Machine(f"http://s{next(order)}", rule.config.places)]
     reports = [machine.report() for machine in machines]
     wanted = rule.wanted(reports, now)
+    todo = steps(reports, wanted)
+    for machine, report in zip(machines, reports, strict=True):
+        machine.draining = (machine.draining or report.node in todo.drain) and report.node not in todo.take_back
     booting += [now + boot] * (wanted - len(booting) - sum(not machine.draining for machine in machines))
-    going = to_drain(reports, wanted)
-    for machine in machines:
-        machine.draining = machine.draining or machine.url.rpartition("/")[2] in going
-    return [machine for machine in machines if not (machine.draining and not machine.clients)]
+    return [machine for machine, report in zip(machines, reports, strict=True) if report.node not in todo.remove]
 
 
 def poisson(mean: float, chance: random.Random) -> int:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from core.errors import UsageError, explain
 from core.json_report import write_json
 from server import logs
-from server.gateway.autoscale import Autoscale, AutoscaleConfig, removable, to_drain
+from server.gateway.autoscale import Autoscale, AutoscaleConfig, steps
 from server.gateway.forward import bearer
 from server.gateway.membership import Static
 from server.gateway.placement import MISSES, Cluster
@@ -112,15 +112,14 @@ class Watcher:
         reports = asyncio.run(self._reports(urls))
         wanted = rule.wanted(list(reports.values()), time.monotonic())
         machines = {node["url"]: machine for machine, node in told.items()}
-        ended = removable(list(reports.values()))
-        for url, report in reports.items():
-            if report.node in ended and len(reports) > wanted:
-                logger.info("node %s is drained and ends", report.node)
-                self._nodes.retire(machines[url])
-                self._seen.pop(url, None)
+        todo, urls_of = steps(list(reports.values()), wanted), {report.node: url for url, report in reports.items()}
+        for name in todo.remove:
+            logger.info("node %s is drained and ends", name)
+            self._nodes.retire(machines[urls_of[name]])
+            self._seen.pop(urls_of[name], None)
         self._nodes.want(wanted)
-        going = to_drain(list(reports.values()), wanted)
-        asyncio.run(self._drain([url for url, report in reports.items() if report.node in going]))
+        asyncio.run(self._tell("POST", [urls_of[name] for name in todo.drain]))
+        asyncio.run(self._tell("DELETE", [urls_of[name] for name in todo.take_back]))
 
     async def _reports(self, urls: list[str]) -> dict[str, Report]:
         """What each node that answers says of itself."""
@@ -132,14 +131,14 @@ class Watcher:
                 await probes.ask_all([node.url for node in cluster.nodes if not node.answers])
         return {node.url: node.report for node in cluster.nodes if node.answers and node.report}
 
-    async def _drain(self, urls: list[str]) -> None:
-        """Has nodes take no new session; one that does not answer is asked again in the next round."""
+    async def _tell(self, method: str, urls: list[str]) -> None:
+        """Has nodes drain (POST), or no longer (DELETE). One that does not answer is asked again in the next round."""
         headers, timeout = bearer(self._settings.node_token), aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as http:
             for url in urls:
                 try:
-                    async with http.post(f"{url}/cluster/drain", json={"seconds": MOVE}) as reply:
-                        logger.info("node %s is no longer wanted: drain answered %d", url, reply.status)
+                    async with http.request(method, f"{url}/cluster/drain", json={"seconds": MOVE}) as reply:
+                        logger.info("node %s: %s drain, answered %d", url, method, reply.status)
                 except (aiohttp.ClientError, TimeoutError) as error:
                     logger.warning("node %s does not drain: %r", url, error)
 

@@ -95,7 +95,7 @@ async def up(cluster, tmp_path):
     code, _, err = await avis("cluster", "up", *common, "--json", str(tmp_path / "up.json"), "--", *SERVE)
     assert code == 0, err
     file = str(tmp_path / "nodes")
-    code, _, err = await avis("cluster", "watch", *common, "--nodes-file", file, "--once", "--", *SERVE)
+    code, _, err = await avis("cluster", "watch", *common, "--nodes-file", file, "--once", "--autoscale", "--", *SERVE)
     assert code == 0, err
     return json.loads((tmp_path / "up.json").read_text())["nodes"]
 

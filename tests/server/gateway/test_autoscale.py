@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.gateway.autoscale import Autoscale, AutoscaleConfig, removable, to_drain
+from server.gateway.autoscale import Autoscale, AutoscaleConfig, Steps, steps, to_drain
 from tests.server.gateway.test_placement import report
 
 
@@ -39,6 +39,12 @@ def test_it_rises_at_once_and_falls_when_the_demand_was_lower_for_all_its_patien
     for now in range(2, 300, 2):
         assert found.wanted([report("a", open=1), report("b")], now) == 2
     assert found.wanted([report("a", open=1), report("b")], 301) == 1
+    assert found.wanted([report("a", open=1, waiting=4), report("b")], 302) == 2
+
+
+def test_a_new_watcher_keeps_the_nodes_it_finds_for_all_its_patience():
+    found, nodes = rule(spare=0), [report(name) for name in "abc"]
+    assert [found.wanted(nodes, now) for now in (0, 299, 301)] == [3, 3, 1]
 
 
 def test_it_never_wants_fewer_than_hold_sessions_nor_more_than_the_most():
@@ -57,7 +63,13 @@ def test_the_emptiest_are_drained_when_the_others_have_room_for_all():
 
 def test_only_a_drained_empty_node_may_end():
     reports = [report("a", draining=True), report("b", draining=True, open=1), report("c")]
-    assert removable(reports) == ["a"]
+    assert steps(reports, wanted=1).remove == ["a"]
+
+
+def test_nodes_that_drain_are_taken_back_before_new_ones_are_wanted():
+    reports = [report("a", draining=True), report("b", draining=True, open=1), report("c")]
+    assert steps(reports, wanted=2) == Steps(take_back=["b"], drain=[], remove=["a"])
+    assert steps(reports, wanted=5) == Steps(take_back=["b", "a"], drain=[], remove=[])
 
 
 @pytest.mark.parametrize("name, value", [("spare", -1), ("most", 0), ("window", 0), ("patience", float("nan"))])
