@@ -145,6 +145,24 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?", re.A)
+MOST_DEVICES = 64
+
+
+def check_devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError for what is no list of devices. The processor may be named several times, a GPU once."""
+    wrong = next((name for name in names if not DEVICE.fullmatch(name)), None)
+    if wrong is not None:
+        raise ValueError(f"a device is cpu or cuda:N, not {wrong[:40]!r}")
+    twice = next((name for name in names if name != "cpu" and names.count(name) > 1), None)
+    if twice is not None or len(names) > MOST_DEVICES:
+        raise ValueError(f"{twice} is named twice" if twice else f"expected {MOST_DEVICES} devices at most")
+    return names
+
+
+Devices = Annotated[Texts, AfterValidator(check_devices)]
+
+
 class Settings(BaseSettings):
     """Later sources win: defaults, the TOML file, AVIS_* of the environment, the command line."""
 
@@ -183,6 +201,8 @@ class Settings(BaseSettings):
     """name of the model that restores, as `avis doctor` lists them"""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N"""
+    devices: Devices = ()
+    """several devices, as in cuda:0,cuda:1, with a process each; a session lives on one and moves when that is lost"""
     weights: Literal["pretrained", "random"] = "pretrained"
     """pretrained, or random to try a model without its weights"""
     codec: str | None = None

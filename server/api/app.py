@@ -136,12 +136,12 @@ async def serve_until_told(settings: Settings) -> None:
     async with listening(settings, app) as address, administered(settings, app):
         logger.info("listening on %s", address)
         say(f"AVIS listens on {address}")
-        worker = app[SESSIONS].worker
-        await first_of(loop.create_task(stop.wait()), loop.create_task(worker.settled()))
-        if worker.state == "failed":
-            raise UsageError(worker.reason or "the device cannot be used")
+        devices = app[SESSIONS].devices
+        await first_of(loop.create_task(stop.wait()), loop.create_task(devices.settled()))
+        if devices.state == "failed":
+            raise UsageError(devices.reason or "the device cannot be used")
         if not stop.is_set():
-            say(f"AVIS is ready: model {settings.model} on {worker.device_name}")
+            say(f"AVIS is ready: model {settings.model} on {devices.name}")
         await stop.wait()
         await let_sessions_end(app[SESSIONS], settings.drain_patience)
         logger.info("shutting down")

@@ -20,6 +20,7 @@ from server.api.keys import SESSIONS, VITALS
 from server.api.usage import usage_of
 from server.refusals import Refusal
 from server.sessions.config import SessionConfig
+from server.sessions.dispatch import Dispatch
 from server.webrtc.ice_servers import ice_servers
 from server.webrtc.offer import parse_offer
 
@@ -128,13 +129,13 @@ async def health(request: web.Request) -> web.Response:
 
 async def readiness(request: web.Request) -> web.Response:
     """200 when a model is warm, else 503 with the reason."""
-    worker = request.app[SESSIONS].worker
+    devices = request.app[SESSIONS].devices
     if request.app[SESSIONS].draining:
         raise Refusal(503, "draining", "this node takes no new sessions: it is draining", retry_after=2)
     for name, fault in request.app[VITALS].faults.items():
         raise Refusal(503, "not_ready", f"the {name} died and starts again: {fault}", retry_after=2)
-    if worker.state != "ready":
-        reason = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
+    if devices.state != "ready":
+        reason = f"{devices.state}: {devices.reason}" if devices.reason else devices.state
         raise Refusal(503, "not_ready", f"no model is ready: {reason}", retry_after=2)
     return web.json_response({"status": "ready", "model": request.app[SESSIONS].settings.model})
 
@@ -145,8 +146,8 @@ async def models(request: web.Request) -> web.Response:
     costs = worker.ready.chunk_seconds if worker.ready else {}
     model = {
         "name": sessions.settings.model,
-        "state": worker.state,
-        "device": worker.loaded.device if worker.loaded else None,
+        "state": sessions.devices.state,
+        "device": sessions.devices.name if worker.loaded else None,
         "chunk_seconds": {f"{width}x{height}": round(s, 4) for (width, height), s in costs.items()},
         "solver": sessions.solver.model_dump(mode="json"),
     }
@@ -179,25 +180,39 @@ async def ice(request: web.Request) -> web.Response:
 
 async def stats(request: web.Request) -> web.Response:
     """The server as a whole, for people and load tests. It names no session: who knows its id may end it."""
-    sessions = request.app[SESSIONS]
-    now = asyncio.get_running_loop().time()
+    sessions, now = request.app[SESSIONS], asyncio.get_running_loop().time()
+    devices = sessions.devices
     return web.json_response(
         {
             "device": {
-                "state": sessions.worker.state,
-                "restarts": sessions.worker.restarts,
-                "load": round(sessions.dispatch.admission.load(now), 3),
-                "slowness": round(sessions.dispatch.admission.costs.slowness(now), 3),
-                "waiting": sessions.dispatch.scheduler.waiting(),
+                "state": devices.state,
+                "restarts": sum(worker.restarts for worker in devices.workers),
+                "load": round(devices.load(now), 3),
+                "slowness": round(devices.slowness(now), 3),
+                "waiting": devices.waiting(),
             },
+            "devices": [device_stats(dispatch, now) for dispatch in devices.all],
             "processes": {"server": usage(os.getpid()), "device": usage(sessions.worker.pid)},
             "tasks": len(asyncio.all_tasks()),
-            "frame_memory_bytes": sessions.worker.memory_bytes,
+            "frame_memory_bytes": sum(worker.memory_bytes for worker in devices.workers),
             "sessions": [nameless(session.report()) for session in sessions],
             "opened": sessions.opened_total,
             "refused": sessions.refused_total,
         }
     )
+
+
+def device_stats(dispatch: Dispatch, now: float) -> dict[str, Any]:
+    """One device of the server."""
+    worker = dispatch.worker
+    return {
+        "name": worker.device_name,
+        "state": worker.state,
+        "restarts": worker.restarts,
+        "load": round(dispatch.admission.load(now), 3),
+        "sessions": dispatch.reserved,
+        "process": usage(worker.pid),
+    }
 
 
 def nameless(report: dict[str, Any]) -> dict[str, Any]:

@@ -48,11 +48,10 @@ class SessionsCollector(Collector):
         self._lag = lag
 
     def collect(self) -> Iterator[Metric]:
-        worker = self._sessions.worker
         about = {
             "version": version("avis-server"),
             "model": self._sessions.settings.model,
-            "device": worker.device_name,
+            "device": self._sessions.devices.name,
         }
         yield InfoMetricFamily("avis_build", "What runs here.", value=about)
         yield from self._of_sessions()
@@ -75,23 +74,25 @@ class SessionsCollector(Collector):
         yield counters("avis_refusals", "Requests to open something that were refused.", "code", refusals)
 
     def _of_device(self) -> Iterator[Metric]:
-        sessions, now = self._sessions, asyncio.get_running_loop().time()
-        worker, dispatch = sessions.worker, sessions.dispatch
-        load, slowness = dispatch.admission.load(now), dispatch.admission.costs.slowness(now)
-        states = {state: int(worker.state == state) for state in get_args(WorkerState)}
-        yield gauges("avis_device_state", "1 for the state that the device is in.", "state", states)
-        yield counter("avis_device_restarts", "Times that the device process was started again.", worker.restarts)
-        yield gauge("avis_device_load_ratio", "Share of the device's time that the sessions take.", load)
-        yield gauge("avis_device_slowness_ratio", "Times that it is slower than warm.", slowness)
-        yield gauge("avis_chunks_waiting", "Chunks that wait for the device.", dispatch.scheduler.waiting())
-        yield histograms("avis_chunk_seconds", "Seconds of each stage of a chunk.", "stage", dispatch.stages)
+        devices, now = self._sessions.devices, asyncio.get_running_loop().time()
+        counted = Counter(worker.state for worker in devices.workers)
+        states = {state: counted[state] for state in get_args(WorkerState)}
+        restarts = sum(worker.restarts for worker in devices.workers)
+        yield gauges("avis_device_state", "Devices that are in each state.", "state", states)
+        yield counter("avis_device_restarts", "Times that a device process was started again.", restarts)
+        yield gauge("avis_device_load_ratio", "Share of the devices' time that the sessions take.", devices.load(now))
+        yield gauge("avis_device_slowness_ratio", "Times that the slowest is slower than warm.", devices.slowness(now))
+        yield gauge("avis_chunks_waiting", "Chunks that wait for a device.", devices.waiting())
+        yield histograms("avis_chunk_seconds", "Seconds of each stage of a chunk.", "stage", devices.stages())
         text = "How far restored chunks are from what was measured: |y - A(x)| over |y|."
-        yield histogram("avis_chunk_residual_ratio", text, dispatch.residuals)
-        yield counter("avis_chunk_deadline_misses", "Chunks that were restored too late.", dispatch.late)
+        yield histogram("avis_chunk_residual_ratio", text, devices.residuals())
+        yield counter("avis_chunk_deadline_misses", "Chunks that were restored too late.", devices.late)
 
     def _of_processes(self) -> Iterator[Metric]:
-        worker = self._sessions.worker
-        found = {"server": usage_of(os.getpid()), "device": usage_of(worker.pid)}
+        workers = self._sessions.devices.workers
+        names = ["device"] if len(workers) == 1 else [f"device {index}" for index in range(len(workers))]
+        pids = {"server": os.getpid(), **dict(zip(names, (worker.pid for worker in workers), strict=True))}
+        found = {process: usage_of(pid) for process, pid in pids.items()}
         usages = {process: usage for process, usage in found.items() if usage is not None}
         for name, text, attribute in (
             ("avis_resident_memory_bytes", "Resident memory.", "rss_bytes"),
@@ -104,7 +105,8 @@ class SessionsCollector(Collector):
         lag = self._lag.longest(asyncio.get_running_loop().time())
         yield gauge("avis_event_loop_lag_seconds", "Longest time lately that the event loop was held.", lag)
         yield gauge("avis_tasks", "Tasks of the server's event loop.", len(asyncio.all_tasks()))
-        yield gauge("avis_frame_memory_bytes", "Memory shared with the device process.", worker.memory_bytes)
+        shared = sum(worker.memory_bytes for worker in workers)
+        yield gauge("avis_frame_memory_bytes", "Memory shared with device processes.", shared)
 
 
 def of_figures(figures: SessionFigures) -> Iterator[Metric]:

@@ -32,7 +32,12 @@ SIZE = (416, 240)
 class Dispatch:
     """The device, its queue, and the account of every session. The worker's listener, and what sessions queue with."""
 
-    def __init__(self, settings: Settings, end: Callable[[str, str, EndCode], None]):
+    def __init__(
+        self,
+        settings: Settings,
+        end: Callable[[str, str, EndCode], None],
+        on_lost: Callable[[Dispatch], None] = lambda lost: None,
+    ):
         """`end` closes a session: its id, the reason in words, the reason as a code."""
         self.settings = settings
         self.scheduler: Scheduler[Work] = Scheduler(backlog=settings.backlog)
@@ -45,6 +50,7 @@ class Dispatch:
         self.late = 0
         """chunks that were restored after their deadline"""
         self._end = end
+        self._on_lost = on_lost
         self._accounts: dict[str, Account] = {}
         self._sessions: dict[str, Session] = {}
         """those that are open; an account comes before its session"""
@@ -97,6 +103,31 @@ class Dispatch:
         self.scheduler.remove(session_id)
         self.admission.close(session_id, now)
         self.worker.close(session_id)
+
+    @property
+    def ids(self) -> set[str]:
+        """The sessions that have an account."""
+        return set(self._accounts)
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are open."""
+        return list(self._sessions.values())
+
+    def give(self, session_id: str, now: float) -> Account:
+        """Forgets a session that goes on with another device, and returns its account."""
+        account = self._accounts[session_id]
+        self.release(session_id, now)
+        return account
+
+    def take(self, session: Session, config: SessionConfig, account: Account, now: float) -> None:
+        """Goes on with a session of another device. Its next chunk opens a new stream here."""
+        self.reserve(session.id, config, now)
+        taken = self._accounts[session.id]
+        taken.suspect, taken.skipped = account.suspect, account.skipped
+        self.attach(session)
+        self._show_rung(session, taken)
+        session.channel.send({"event": "device", "state": self.worker.state})
 
     def update(self, session_id: str, config: SessionConfig, size: tuple[int, int] | None) -> None:
         """A session has another configuration, or has learnt its size."""
@@ -218,6 +249,7 @@ class Dispatch:
                 account.suspect = True
             account.skipped = account.skipped or bool(waiting)
             session.start_over(waiting)
+        self._on_lost(self)
 
     def on_state(self, state: WorkerState) -> None:
         if state == "ready" and self.worker.ready is not None:

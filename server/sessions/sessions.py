@@ -25,6 +25,7 @@ from server.refusals import Asks, Place, Refusal
 from server.scheduling.admission import Refuse
 from server.scheduling.costs import Workload
 from server.sessions.config import SessionConfig
+from server.sessions.devices import Devices
 from server.sessions.dispatch import Dispatch
 from server.sessions.negotiation import negotiate, rtc_config
 from server.sessions.session import Session, counted
@@ -50,11 +51,11 @@ class Opened:
 
 
 class Sessions:
-    """Opens, finds and ends sessions. `dispatch` brings their chunks to the device."""
+    """Opens, finds and ends sessions. `devices` restore their chunks."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.dispatch = Dispatch(settings, self.end)
+        self.devices = Devices(settings, self.end)
         self.line: WaitingList[Workload] = WaitingList(
             self.new_id, settings.queue_most, settings.queue_each, settings.queue_patience
         )
@@ -85,14 +86,19 @@ class Sessions:
         return f"{node}.{token}" if node else token
 
     @property
+    def dispatch(self) -> Dispatch:
+        """The first device's."""
+        return self.devices.all[0]
+
+    @property
     def worker(self) -> Worker:
-        """The task that owns the device."""
+        """The task that owns the first device."""
         return self.dispatch.worker
 
     @property
     def solver(self) -> SolverConfig:
         """A session's solver settings where it says nothing."""
-        return self.dispatch.solver
+        return self.devices.solver
 
     # --- the life of a session --------------------------------------------------------------------
 
@@ -132,7 +138,7 @@ class Sessions:
             await pc.close()
             raise
         session.resume(pc)
-        self.dispatch.reconnect(session_id)
+        self.devices.reconnect(session_id)
         return Opened(session, answer)
 
     def get(self, session_id: str) -> Session:
@@ -150,7 +156,7 @@ class Sessions:
         size = (session.spec.width, session.spec.height) if session.spec else config.size
         await check_operator(config.operator, size)
         session = self.get(session_id)
-        self.dispatch.update(session_id, config, size)
+        self.devices.update(session_id, config, size)
         return session.change(config)
 
     def end(self, session_id: str, reason: str, code: EndCode = "fault") -> None:
@@ -164,8 +170,8 @@ class Sessions:
             self._spawn(session.close(reason))
 
     async def run(self) -> None:
-        """Drives the device until cancelled."""
-        await self.worker.run()
+        """Drives the devices until cancelled."""
+        await self.devices.run()
 
     async def close(self) -> None:
         """Tells all sessions that the server ends, and closes them, within the drain timeout."""
@@ -194,11 +200,11 @@ class Sessions:
 
     def free(self, now: float) -> int:
         """How many more sessions of the usual size would be let in now."""
-        return 0 if self.closing or self.draining else self.dispatch.free(now)
+        return 0 if self.closing or self.draining else self.devices.free(now)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when one part still holds a session that another has let go, or the reverse."""
-        self.dispatch.check_integrity(set(self._open))
+        self.devices.check_integrity(set(self._open))
 
     def __len__(self) -> int:
         return len(self._open)
@@ -224,17 +230,17 @@ class Sessions:
             raise Refusal(503, "shutting_down", "the server is shutting down", retry_after=5)
         if self.draining:
             raise Refusal(503, "draining", "this node takes no new sessions: it is draining", retry_after=2)
-        if self.worker.state == "failed":
-            raise Refusal(503, "no_device", f"no device restores: {self.worker.reason}", retry_after=60)
-        if self.worker.state != "ready":
-            raise Refusal(503, "warming", f"the model is not ready: {self.worker.state}", retry_after=2)
+        if self.devices.state == "failed":
+            raise Refusal(503, "no_device", f"no device restores: {self.devices.reason}", retry_after=60)
+        if self.devices.state != "ready":
+            raise Refusal(503, "warming", f"the model is not ready: {self.devices.state}", retry_after=2)
         now = asyncio.get_running_loop().time()
-        refuse = self._in_line(asks.ticket, now) or self.dispatch.refuse(config, now)
+        refuse = self._in_line(asks.ticket, now) or self.devices.refuse(config, now)
         if refuse is not None:
             self.refused_total += 1
             raise self._turn_away(refuse, now, asks)
         self.line.leave(asks.ticket)
-        self.dispatch.reserve(session_id, config, now)
+        self.devices.reserve(session_id, config, now)
 
     def _in_line(self, ticket: str | None, now: float) -> Refuse | None:
         """Refuses whoever is not the first in line: a free place is for that one."""
@@ -257,17 +263,17 @@ class Sessions:
             self._past.wire.update(counted(session.pc))
         self.quotas.close(session_id)
         self._changes.pop(session_id, None)
-        self.dispatch.release(session_id, asyncio.get_running_loop().time())
+        self.devices.release(session_id, asyncio.get_running_loop().time())
 
     def _new_session(self, session_id: str, config: SessionConfig, pixels: int | None) -> Session:
         pc = PeerConnection(rtc_config(self.settings, config.fps))
         most = min(self.settings.max_pixels, pixels or self.settings.max_pixels)
         settings = self.settings.model_copy(update={"max_pixels": most})
-        session = Session(session_id, config, settings, pc, self.dispatch)
+        session = Session(session_id, config, settings, pc, self.devices)
         if (tracer := self.tracer) is not None:
             session.trace = lambda report: tracer.trace(session_id, report, time.time_ns())
         self._open[session_id] = session
-        self.dispatch.attach(session)
+        self.devices.attach(session)
         self.opened_total += 1
         return session
 
