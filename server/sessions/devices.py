@@ -107,10 +107,13 @@ class Devices:
         return sum(dispatch.late for dispatch in self.all)
 
     async def run(self) -> None:
-        """Drives all devices until cancelled, or until all have failed for good."""
+        """Drives all devices until cancelled. One that has failed for good is left alone, and the others go on."""
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 group.create_task(worker.run())
+        await (
+            asyncio.get_running_loop().create_future()
+        )  # all have failed: who watches this task need not start it again
 
     async def settled(self) -> None:
         """Waits until one device is ready for the first time, or all have failed for good."""
