@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from pydantic import ConfigDict
+from pydantic.json_schema import SkipJsonSchema
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +22,7 @@ class FrameMasks(LinearOperator):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     kind: Literal["mask"] = "mask"
-    masks: Tensor
+    masks: SkipJsonSchema[Tensor]
     """1 where the pixel is known, 0 where it is not, [T, 1, H, W]"""
 
     def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
