@@ -273,7 +273,7 @@ class Settings(BaseSettings):
     offer_timeout: float = Field(5.0, gt=0, le=60)
     """seconds that negotiating an offer may take"""
     connect_timeout: float = Field(10.0, gt=0, le=600)
-    """seconds from the answer to the first frame, the connection included"""
+    """seconds from the answer to the connection"""
     first_frame_timeout: float = Field(5.0, gt=0, le=600)
     """seconds from a connected peer to its first frame"""
     idle_pause: float = Field(2.0, gt=0, le=600)

@@ -69,6 +69,8 @@ class Vitals:
                 if not task.done():  # the server ends
                     task.cancel()
                     await asyncio.wait([task])
+                elif not task.cancelled():
+                    task.exception()  # seen, even where the keeper itself is cancelled at this very moment
             row += 1
             self._mourn(name, task)
             await asyncio.sleep(self.patience.pause(row))

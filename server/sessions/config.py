@@ -78,9 +78,8 @@ class Deadlines:
         if connected is None:
             return f"no connection within {self.connect:g} s" if now - opened > self.connect else None
         if last_frame is None:
-            if now - connected > self.first_frame:
-                return f"no video within {self.first_frame:g} s of the connection"
-            return f"no video within {self.connect:g} s of the answer" if now - opened > self.connect else None
+            waited = now - connected > self.first_frame
+            return f"no video within {self.first_frame:g} s of the connection" if waited else None
         return f"no video for {self.idle:g} s" if now - last_frame > self.idle else None
 
 

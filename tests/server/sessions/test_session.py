@@ -493,9 +493,8 @@ DEADLINES = Deadlines(connect=15, first_frame=5, idle=10, most=0)
     [
         (14, None, None, None),
         (16, None, None, "connection"),
-        (14, 12, None, None),
-        (16, 12, None, "no video within 15 s of the answer"),
-        (14, 8, None, "no video within 5 s of the connection"),
+        (16, 12, None, None),
+        (18, 12, None, "no video within 5 s"),
         (100, 12, 95, None),
         (106, 12, 95, "no video for 10 s"),
     ],
