@@ -99,14 +99,14 @@ class Sweep(ConvBlock):
         T = x.shape[1]
         scale, shift = (part.to(x.dtype)[:, :, None, None] for part in self.modulation(F.silu(e)).chunk(2, -1))
         seen = self.first(channels_first(shifted(x, None)))
-        seen = seen.unflatten(0, (-1, T))  # [B, T, C, h, w]
-        out: list[Tensor] = [x] * T
+        seen = seen.unflatten(0, (-1, T)).unbind(1)  # T times [B, C, h, w]; the gradient of `seen[:, t]` has T frames
+        frames, out = x.unbind(1), [x] * T
         for t in order:
-            y, step = seen[:, t], steps[t]
+            y, step = seen[t], steps[t]
             if h is not None and step is not None:
                 y = y + self.carry(Warp.apply(h, step).permute(0, 3, 1, 2))
             y = F.leaky_relu(torch.addcmul(shift, y, 1 + scale), 0.1)
-            h = x[:, t] + self.second(y).permute(0, 2, 3, 1)
+            h = frames[t] + self.second(y).permute(0, 2, 3, 1)
             for block in self.deeper:
                 h = block(h[:, None], e)[:, 0]
             out[t] = h
