@@ -16,6 +16,8 @@ import pytest_asyncio
 from aiohttp import ClientSession
 from playwright.async_api import async_playwright
 
+from tests.browser.tab import Tab
+
 FPS = 16
 
 
@@ -121,34 +123,6 @@ def tabs(chromium_program, tmp_path):
 
 def read_if_there(path):
     return path.read_text() if path.exists() else ""
-
-
-class Tab:
-    """One tab, over Chromium's own protocol."""
-
-    def __init__(self, http, address, name, socket):
-        self.http, self.address, self.name, self.socket, self.calls = http, address, name, socket, 0
-
-    async def hide(self):
-        async with self.http.put(f"{self.address}/new?about:blank") as reply:
-            assert reply.status == 200
-
-    async def show(self):
-        async with self.http.get(f"{self.address}/activate/{self.name}") as reply:
-            assert reply.status == 200
-
-    async def evaluate(self, expression):
-        self.calls += 1
-        parameters = {"expression": expression, "awaitPromise": True, "returnByValue": True}
-        await self.socket.send_json({"id": self.calls, "method": "Runtime.evaluate", "params": parameters})
-        while (message := await self.socket.receive_json()).get("id") != self.calls:
-            pass  # an event
-        return message["result"]["result"].get("value")
-
-    async def until(self, expression, seconds=60):
-        async with asyncio.timeout(seconds):
-            while not await self.evaluate(expression):  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
 
 
 CANDIDATE = re.compile(r"a=candidate:\S+ 1 udp \d+ (\S+) (\d+) typ host.*")
