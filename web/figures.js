@@ -24,6 +24,11 @@ export class Figures {
     this.draw(0);
   }
 
+  /** Whether what is shown is over. */
+  setPast(past) {
+    this.root.dataset.past = past && this.latest !== null;
+  }
+
   /** A chunk's report at `now` seconds. */
   report(report, now) {
     this.latest = report;

@@ -19,12 +19,10 @@ export function grid(count, boxWidth) {
 }
 
 export class View {
-  constructor({ canvas, loupe }) {
-    Object.assign(this, { canvas, loupe, context: canvas.getContext("2d", { alpha: false }) });
-    this.mode = "wipe";
-    this.against = "degraded";
-    this.single = "restored";
-    this.split = 0.5;
+  /** `sight` says how to show: `view` (wipe, side, single), `against` and `single` (panels), `split` in [0, 1]. */
+  constructor({ canvas, loupe, sight }) {
+    Object.assign(this, { canvas, loupe, sight, context: canvas.getContext("2d", { alpha: false }) });
+    this.panels = [];
     this.spot = null; // where the loupe looks, {x, y} in [0, 1] of a panel
     this.frames = 0;
     this.turn = 0;
@@ -54,14 +52,14 @@ export class View {
 
   /** The panels on the screen, left to right. */
   get shown() {
-    const { panels } = this;
-    if (panels.length < 2 || this.mode === "side") return panels;
-    if (this.mode === "single") return [panels.includes(this.single) ? this.single : "restored"];
-    return [panels.includes(this.against) ? this.against : "degraded", "restored"];
+    const { panels, sight } = this;
+    if (panels.length < 2 || sight.view === "side") return panels;
+    if (sight.view === "single") return [panels.includes(sight.single) ? sight.single : "restored"];
+    return [panels.includes(sight.against) ? sight.against : "degraded", "restored"];
   }
 
   get wiping() {
-    return this.mode === "wipe" && this.panels.length > 1;
+    return this.sight.view === "wipe" && this.panels.length > 1;
   }
 
   /** Paints the current frame. */
@@ -87,7 +85,7 @@ export class View {
 
   /** The place in a panel, in [0, 1], under a place on the canvas in [0, 1]. */
   spotAt(x, y) {
-    if (this.mode !== "side" || !this.grid) return { x, y };
+    if (this.sight.view !== "side" || !this.grid) return { x, y };
     return { x: (x * this.grid.columns) % 1, y: (y * this.grid.rows) % 1 };
   }
 
@@ -117,7 +115,7 @@ export class View {
   }
 
   #fit(width, height, grid) {
-    const key = [width, height, this.mode, this.shown].join();
+    const key = [width, height, this.sight.view, this.shown].join();
     if (key === this.key) return;
     this.key = key;
     Object.assign(this.canvas, { width, height });
@@ -140,7 +138,7 @@ export class View {
     this.#panel(c, right, 0, 0, width, height);
     c.save();
     c.beginPath();
-    c.rect(0, 0, this.split * width, height);
+    c.rect(0, 0, this.sight.split * width, height);
     c.clip();
     this.#panel(c, left, 0, 0, width, height);
     c.restore();
