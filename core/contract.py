@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from core.config import Config
 
@@ -14,7 +14,13 @@ Rung = Literal["full", "one_step", "no_reinjection", "x_init", "passthrough"]
 """What a chunk is worth, best first: each rung drops one thing more. `passthrough` never reaches the solver."""
 
 
+Tier = Literal["faithful", "sharp"]
+"""What the network was trained for: the smallest error, or pictures that look like the original to a viewer."""
+
+
 class SolverConfig(Config):
+    tier: Tier = "faithful"
+    """sharp looks crisper at a slightly larger error; both agree with the measurement to its noise"""
     t0: float = Field(0.1, ge=0, lt=1)
     """start time of the reverse diffusion (Eq. 10); at 1 nothing of x_init would be left"""
     num_steps: int = Field(0, ge=0, le=8)
@@ -41,6 +47,12 @@ class SolverConfig(Config):
     """let the denoiser see the restored prefix"""
     denoise: bool = True
     """false decodes x_init's latents without any denoising step: what the codec alone does"""
+
+    @model_validator(mode="after")
+    def _sharp_sees_the_measurement(self) -> SolverConfig:
+        if self.tier == "sharp" and not self.condition:
+            raise ValueError("tier sharp needs condition=true: without it the network sees no measurement")
+        return self
 
 
 Pixels = npt.NDArray[np.uint8]

@@ -105,7 +105,7 @@ class Solver:
             return self._finish(op, y, x_init, x_init, False, skipped, config, stage)
         with stage("encode"):
             z_init, encoder = self.codec.encode(x_init, state.encoder)
-        condition = Condition(op, y, x_init, z_init) if config.condition else None
+        condition = Condition(op, y, x_init, z_init, config.tier) if config.condition else None
         cache = state.cache if config.use_cache else self.denoiser.new_cache(*x_init.shape[-2:])
         rng = chunk_rng(state.seed, state.index, z_init.device)
         guided = self.is_guided(state, config, rung)

@@ -117,7 +117,7 @@ function showModel({ name, device }) {
 async function offer() {
   try {
     const [{ operators }, { models: [model] }] = [await getOperators(), await getModels()];
-    controls.offer(operators, model.solver);
+    controls.offer(operators, model);
     showModel(model);
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;

@@ -20,8 +20,9 @@ export class Controls {
   }
 
   /** Fills the panel with what the server has. */
-  offer(operators, solver) {
+  offer(operators, { solver, tiers }) {
     this.page.offered = operators;
+    $("#tiers").hidden = tiers.length < 2;
     $("#operator").replaceChildren(...operators.map(({ kind }) => new Option(title(kind), kind)));
     this.put({ operator: operators[0].kind, ...solver });
   }

@@ -11,6 +11,7 @@ export const CHOICES = {
   mode: { first: "simulate", needs: "session" },
   operator: { first: "", needs: "change" },
   size: { first: "320x192", needs: "session" },
+  tier: { first: "faithful", needs: "change" },
   num_steps: { first: 0, needs: "change" },
   reinject_every: { first: 7, needs: "change" },
   x_init: { first: false, needs: "session" },
@@ -18,7 +19,7 @@ export const CHOICES = {
 };
 
 /** The choices that go to the server as solver settings. */
-export const SOLVER = ["num_steps", "reinject_every"];
+export const SOLVER = ["tier", "num_steps", "reinject_every"];
 
 /** A page on which nothing has happened yet. */
 export function newPage() {

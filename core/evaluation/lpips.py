@@ -28,32 +28,39 @@ PAPER_SIDE = 224
 class LPIPS:
     """A distance between pictures: 0 for equal ones, about 0.7 for unrelated ones."""
 
-    def __init__(self, net: Net, arrays: dict[str, Any]):
-        """`arrays`: the content of the weight file of `net`."""
-        self.net = net
+    def __init__(self, net: Net, arrays: dict[str, Any], dtype: torch.dtype = torch.float32):
+        """`arrays`: the content of the weight file of `net`; the features are computed in `dtype`."""
+        self.net, self.dtype = net, dtype
         trunk = arrays["AlexNet_0" if net == "alex" else "VGG16_0"]
         layers = [trunk[f"Conv_{index}"] for index in range(len(trunk))]
-        self.convs = [(tensor(c["kernel"]).permute(3, 2, 0, 1).contiguous(), tensor(c["bias"])) for c in layers]
+        self.convs = [
+            (tensor(c["kernel"]).permute(3, 2, 0, 1).to(dtype).contiguous(), tensor(c["bias"]).to(dtype))
+            for c in layers
+        ]
         self.heads = [tensor(arrays[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]).reshape(1, -1, 1, 1) for i in range(5)]
 
     @staticmethod
-    def load(net: Net, folder: Path) -> LPIPS:
+    def load(net: Net, folder: Path, dtype: torch.dtype = torch.float32) -> LPIPS:
         """Raises UsageError when `folder` does not hold the weights."""
-        return LPIPS(net, metric_weights.read(ALEX if net == "alex" else VGG, folder))
+        return LPIPS(net, metric_weights.read(ALEX if net == "alex" else VGG, folder), dtype)
 
     @torch.inference_mode()
     def __call__(self, a: Tensor, b: Tensor) -> list[float]:
         """The distance of each pair of frames, at their own size."""
         check_pair(a, b)
-        pairs = zip(self._features(a), self._features(b), self.heads, strict=True)
-        distances = [((p - q).square() * head.to(p)).sum(1).mean((1, 2)) for p, q, head in pairs]
-        values: list[float] = torch.stack(distances).sum(0).tolist()
+        values: list[float] = self.distances(a, b).tolist()
         return values
+
+    def distances(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same as a tensor [T] with a gradient, to train with."""
+        pairs = zip(self._features(a), self._features(b), self.heads, strict=True)
+        return torch.stack([((p - q).square() * head.to(p)).sum(1).mean((1, 2)) for p, q, head in pairs]).sum(0)
 
     def _features(self, x: Tensor) -> list[Tensor]:
         shift, scale = (torch.tensor(values).view(1, 3, 1, 1).to(x) for values in (SHIFT, SCALE))
-        features = (self._alex if self.net == "alex" else self._vgg)((x.float() - shift) / scale)
-        return [f / (f.square().sum(1, keepdim=True).sqrt() + 1e-10) for f in features]
+        found = (self._alex if self.net == "alex" else self._vgg)(((x.float() - shift) / scale).to(self.dtype))
+        features = [f.float() for f in found]
+        return [f / (f.square().sum(1, keepdim=True) + 1e-20).sqrt() for f in features]
 
     def _alex(self, x: Tensor) -> list[Tensor]:
         found = [self._conv(x, 0, stride=4, padding=2)]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from core.contract import Tier
 from core.operators.base import LinearOperator
 
 
@@ -21,6 +22,8 @@ class Condition:
     """the measurement-consistent start (Eq. 9), [T, 3, H, W] in [-1, 1]"""
     z_init: Tensor
     """its latents [L, C, h, w]"""
+    tier: Tier = "faithful"
+    """a denoiser of one tier takes no notice"""
 
 
 class VideoCodec(Protocol):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from core.config import Config
+from core.contract import Tier
 from core.errors import UsageError
 from core.model_settings import TinySettings, WanConfig, configure
 
@@ -29,6 +30,7 @@ class ModelSpec:
     """the first one where none is asked for"""
     config: type[Config]
     """what a user may set of it"""
+    tiers: tuple[Tier, ...] = ("faithful",)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -40,6 +42,7 @@ MODELS: dict[str, ModelSpec] = {
         (416, 240),
         ("dct",),
         TinySettings,
+        ("faithful", "sharp"),
     ),
     "wan2.1-1.3b": ModelSpec(
         "Wan2.1-T2V-1.3B with Self-Forcing's weights: the paper's own, on a GPU",
@@ -62,3 +65,14 @@ def choose(name: str, codec: str | None, settings: Mapping[str, Any] | None) -> 
     if codec not in spec.codecs:
         raise UsageError(f"model {name} has no codec {codec!r}; it has {', '.join(spec.codecs)}")
     return spec, codec, configure(name, spec.config, settings or {})
+
+
+def tiers(name: str) -> tuple[Tier, ...]:
+    """What the model `name` was trained for; all that there are, for a model that is not in the table."""
+    return MODELS[name].tiers if name in MODELS else get_args(Tier)
+
+
+def check_tier(name: str, tier: Tier) -> None:
+    """Raises UsageError when the model `name` has no such tier."""
+    if tier not in tiers(name):
+        raise UsageError(f"model {name} has no tier {tier!r}; it has {', '.join(tiers(name))}")

@@ -11,6 +11,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from core.chunks import ChunkSpec
 from core.contract import SolverConfig
+from core.evaluation.lpips import LPIPS, Net
 from core.evaluation.metrics import psnr
 from core.json_report import check_json, write_json
 from core.model_settings import TinySettings
@@ -31,7 +33,7 @@ from core.operators.prox import prox_l2
 from core.operators.table import PAPER_OPERATORS
 from core.solver import Solver, remember
 from core.training.data import halve, load_library, read_clip
-from core.training.trainer import Trainer, TrainerState
+from core.training.trainer import Sharp, Trainer, TrainerState
 from core.video import from_pixels
 
 FLASH = SolverConfig(num_steps=1, reinject_every=0)
@@ -41,6 +43,7 @@ VALIDATE = 600
 """seconds between two rows with a validation"""
 MEET = 60
 """steps between two meetings with the peer"""
+NETS: tuple[Net, ...] = ("alex", "vgg")
 STALE = 600
 """seconds after which a peer's weights are too old to go towards"""
 
@@ -53,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help="decoded clips and photographs")
     parser.add_argument("--shipped", action="store_true", help="start from the package's weights, not from scratch")
     parser.add_argument("--peer", type=Path, help="folder of another run to share weights with")
+    parser.add_argument(
+        "--sharp", type=Path, metavar="FOLDER", help="train the sharp tier, too, with the perceptual weights in FOLDER"
+    )
+    parser.add_argument("--sharp-weight", type=float, default=1.5, help="of the perceptual distance beside the error")
+    parser.add_argument("--sharp-share", type=float, default=0.4, help="share of the streams that train that tier")
     parser.add_argument("--minutes", type=float, default=120, help="length of the whole run, resumes included")
     parser.add_argument("--hold", type=float, default=0.3, help="share of the run before the rate begins to fall")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
@@ -80,7 +88,8 @@ class Run:
         library = load_library(args.videos, args.photos, args.cache, args.seed)
         (codec, net), (_, ema) = (self._weights() for _ in range(2))
         net.requires_grad_(True)
-        self.trainer = Trainer(codec, net, ema, library, args.batch, args.seed)
+        sharp = Sharp(perceptual(args.sharp), args.sharp_weight, args.sharp_share) if args.sharp else None
+        self.trainer = Trainer(codec, net, ema, library, args.batch, args.seed, sharp)
         self.minutes = self._resume()
         self.validation = load_validation(args.validate) if args.validate else {}
         self.say = partial(print, file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
@@ -141,6 +150,8 @@ class Run:
 
     def finish(self, row: dict[str, Any]) -> int:
         weights = self.folder / "tiny.npz"
+        if self.args.sharp is None:  # what the tiers share has moved away from the sharp one's own layers
+            self.trainer.ema.even_tiers()
         save(self.trainer.codec, self.trainer.ema, weights)
         self.say(f"weights: {weights}; the package's are core/weights/tiny.npz")
         write_json({**row, "weights": str(weights)}, self.args.json)
@@ -155,6 +166,20 @@ class Run:
         minutes: float = kept.pop("minutes")
         self.trainer.resume(TrainerState(**kept))
         return minutes
+
+
+def perceptual(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
+    """The mean of LPIPS with AlexNet and with VGG16, in bfloat16. Raises UsageError when `folder` lacks the weights.
+
+    VGG16 costs fifteen times as much as AlexNet, so it looks at a quarter of the frames.
+    """
+    alex, vgg = (LPIPS.load(net, folder, torch.bfloat16) for net in NETS)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        few = slice(-(-len(a) // 4))
+        return (alex.distances(a, b).mean() + vgg.distances(a[few], b[few]).mean()) / 2
+
+    return distance
 
 
 def scheduled(progress: float, hold: float, peak: float) -> float:

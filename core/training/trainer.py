@@ -3,6 +3,9 @@
 A step restores one or two chunks of a batch of streams, with the network's own output as the past, and sends one
 gradient back through them. The streams go on in the next step, so that the network sees states of
 any age; now and then all start anew. Convolutions run in bfloat16 on copies of the weights, which are kept in float32.
+
+With a perceptual distance, some streams train the layers of the sharp tier, and those alone: what both tiers share
+learns from the faithful one.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from core.contract import Tier
 from core.models.tiny.codec import TinyCodec
 from core.models.tiny.denoiser import FLOAT32, Look, TinyCache, TinyDenoiser, blind, slots, surroundings, task_of
 from core.training.data import Library
@@ -31,8 +35,20 @@ BLIND = 0.04
 CLIP = 0.5
 """largest norm of a gradient"""
 
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""of restored and true frames [N, 3, H, W]"""
+SHARP_PREFIX = "net.sharp_"
+"""of the names of what the sharp tier has for itself"""
+
+
+@dataclass(frozen=True)
+class Sharp:
+    """How the sharp tier is trained."""
+
+    distance: Callable[[Tensor, Tensor], Tensor]
+    """perceptual, of restored and true frames [N, 3, H, W], the mean over them"""
+    weight: float = 1.5
+    """of that distance beside the error"""
+    share: float = 0.4
+    """probability that new streams train this tier"""
 
 
 @dataclass
@@ -46,40 +62,52 @@ class TrainerState:
 
 
 class Trainer:
-    def __init__(self, codec: TinyCodec, net: TinyDenoiser, ema: TinyDenoiser, library: Library, batch: int, seed: int):
+    def __init__(
+        self,
+        codec: TinyCodec,
+        net: TinyDenoiser,
+        ema: TinyDenoiser,
+        library: Library,
+        batch: int,
+        seed: int,
+        sharp: Sharp | None = None,
+    ):
         self.codec, self.net, self.ema, self.library, self.batch = codec, net, ema, library, batch
+        self.sharp = sharp
+        self.tier: Tier = "faithful"
         self.optimiser = torch.optim.AdamW(net.parameters(), lr=0.0, betas=(0.9, 0.98), weight_decay=1e-4)
         self.rng, self.noise = random.Random(seed), np.random.default_rng(seed)
         self.step_count = 0
         self.streams: list[Stream] = []
         self.cache = TinyCache(0)
         self.gains: dict[str, list[float]] = {}
-        """dB over a consistent x_init, by task, since they were last reported"""
+        """dB over a consistent x_init, by task, since they were last reported; under "distance" the sharp tier's"""
 
-    def step(self, rate: float, size: int, distance: Distance | None = None, weight: float = 0.0) -> float:
-        """Trains on the next chunks of `size` x `size` pixels at the learning rate `rate`; returns the loss.
-
-        `distance` is a perceptual distance that is added to the loss with `weight`.
-        """
+    def step(self, rate: float, size: int) -> float:
+        """Trains on the next chunks of `size` x `size` pixels at the learning rate `rate`; returns the loss."""
         if not self.streams or self.rng.random() < RESTART:
             self.cache = TinyCache(0)
+            self.tier = "sharp" if self.sharp and self.rng.random() < self.sharp.share else "faithful"
             self.streams = [draw_stream(self.library, size, self.rng) for _ in range(self.batch)]
         latents, chunks = self.rng.choices([row[:2] for row in LENGTHS], [row[2] for row in LENGTHS])[0]
-        t, hidden = self.rng.uniform(0, 0.12), self.rng.random() < BLIND
-        pass_ = Pass(self, bfloat16_copies(self.net), t, hidden)
+        t, hidden = self.rng.uniform(0, 0.12), self.tier == "faithful" and self.rng.random() < BLIND
+        pass_ = Pass(self, trained(bfloat16_copies(self.net), self.tier), t, hidden)
         losses, shown = [], []
         for _ in range(chunks):
             samples, restored = pass_.next_chunk(latents)
             for stream, sample, x in zip(self.streams, samples, restored, strict=True):
                 loss, gain = loss_of(x, sample)
                 losses.append(loss)
-                shown.append((x[-1], sample.x[-1]))
+                frame = self.rng.randrange(len(x))
+                shown.append((x[frame], sample.x[frame]))
                 stream.remember_restored(x.detach().clamp(-1, 1))
                 if not hidden:
-                    self.gains.setdefault(label(stream), []).append(gain)
+                    self.gains.setdefault(label(stream, self.tier), []).append(gain)
         total = torch.stack(losses).mean()
-        if distance is not None:
-            total = total + weight * distance(*(torch.stack(frames) for frames in zip(*shown, strict=True)))
+        if self.sharp is not None and self.tier == "sharp":
+            distance = self.sharp.distance(*(torch.stack(frames) for frames in zip(*shown, strict=True)))
+            self.gains.setdefault("distance", []).append(distance.item())
+            total = total + self.sharp.weight * distance
         self._descend(total, rate)
         self.cache = detached(pass_.cache)
         return total.item()
@@ -125,8 +153,9 @@ class Pass:
             samples = [stream.read(frames, draw_lost(frames, trainer.rng)) for stream in trainer.streams]
             look = look_at(samples, trainer.codec, cache, self.t, self.hidden, trainer.noise)
         time = torch.full((len(samples),), self.t)
-        x, features = functional_call(self.module, self.weights, ("restore", look, time, cache))
-        seen = replace(cache, hidden=features[:, -1], last=torch.cat([look.base[:, -1], look.mask[:, -1, :1]], 1))
+        x, features = functional_call(self.module, self.weights, ("restore", look, time, cache, trainer.tier))
+        last = torch.cat([look.base[:, -1], look.mask[:, -1, :1]], 1)
+        seen = replace(cache, hidden=features[:, -1], last=last, tier=trainer.tier)
         z = trainer.codec.transform(x.detach())
         self.cache = functional_call(self.module, self.weights, ("remember", z, seen))
         if frames % 4:
@@ -151,6 +180,13 @@ def bfloat16_copies(net: nn.Module) -> dict[str, Tensor]:
         f"net.{name}": value if name.split(".")[0] in FLOAT32 else value.to(torch.bfloat16)
         for name, value in net.named_parameters()
     }
+
+
+def trained(weights: dict[str, Tensor], tier: Tier) -> dict[str, Tensor]:
+    """The weights, of which those that the tier does not train take no gradient."""
+    if tier == "faithful":
+        return weights
+    return {name: w if name.startswith(SHARP_PREFIX) else w.detach() for name, w in weights.items()}
 
 
 def look_at(
@@ -194,8 +230,10 @@ def loss_of(x: Tensor, sample: Sample) -> tuple[Tensor, float]:
     return loss, gain.item()
 
 
-def label(stream: Stream) -> str:
+def label(stream: Stream, tier: Tier) -> str:
     """Under which name a stream's gains are reported."""
+    if tier == "sharp":
+        return f"{stream.operator.kind}, sharp"
     if stream.coder is not None:
         return f"{stream.operator.kind}, coded"
     return f"{stream.operator.kind}, noisy" if stream.operator.noise > 0.02 else stream.operator.kind
@@ -214,4 +252,5 @@ def detached(cache: TinyCache) -> TinyCache:
         cut(cache.frames),
         cut(cache.hidden),
         cut(cache.last),
+        cache.tier,
     )

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from core.config import Config
 from core.contract import SolverConfig
-from core.errors import explain
+from core.errors import UsageError, explain
+from core.models.table import check_tier
 from server.refusals import Refusal
 from server.sessions import negotiation
 from server.sessions.sessions import Sessions
@@ -59,13 +60,18 @@ def validate(config: type[C], values: dict[str, Any], within: str = "") -> C:
         raise Refusal(422, "bad_setting", within + explain(error)) from error
 
 
-def merged_solver(base: SolverConfig, changes: object) -> SolverConfig:
-    """`base` with some settings changed."""
+def merged_solver(base: SolverConfig, changes: object, model: str) -> SolverConfig:
+    """`base` with some settings changed; a 422 where one is wrong, or is none of the model's."""
     if changes is None:
         return base
     if not isinstance(changes, dict):
         raise Refusal(422, "bad_setting", f"solver: expected an object of settings, found {changes!r:.60}")
-    return validate(SolverConfig, {**base.model_dump(mode="json"), **changes}, "solver.")
+    solver = validate(SolverConfig, {**base.model_dump(mode="json"), **changes}, "solver.")
+    try:
+        check_tier(model, solver.tier)
+    except UsageError as error:
+        raise Refusal(422, "bad_setting", f"solver.tier: {error}") from error
+    return solver
 
 
 def sdp_limits(sessions: Sessions) -> SdpLimits:

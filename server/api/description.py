@@ -76,7 +76,7 @@ class Operation:
 
 
 SDP, FRAGMENT, JSON = "application/sdp", "application/trickle-ice-sdpfrag", "application/json"
-CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record")
+CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record", "tier")
 
 
 def ref(model: type[BaseModel] | str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aiohttp import web
 from pydantic import Field
 
 from core.config import Config
+from core.models.table import tiers
 from core.operators.config import OperatorConfig
 from server.api.access import asks_of
 from server.api.bodies import merged_solver, read_json, sdp_limits, validate
@@ -80,7 +81,9 @@ async def open_session(request: web.Request) -> web.Response:
     if offer_body.model not in (None, sessions.settings.model):
         found = f"{offer_body.model[:40]!r}"
         raise Refusal(422, "unknown_model", f"this server has the model {sessions.settings.model}, not {found}")
-    fields["solver"] = merged_solver(sessions.solver, fields.get("solver")).model_dump(mode="json")
+    fields["solver"] = merged_solver(sessions.solver, fields.get("solver"), sessions.settings.model).model_dump(
+        mode="json"
+    )
     fields.setdefault("fps", sessions.settings.fps)
     config = validate(SessionConfig, fields)
     offer = parse_offer(offer_body.sdp, sdp_limits(sessions))
@@ -105,7 +108,7 @@ async def change_session(request: web.Request) -> web.Response:
     wanted = session.wanted
     update = {
         "operator": change.operator or wanted.operator,
-        "solver": merged_solver(wanted.solver, change.solver),
+        "solver": merged_solver(wanted.solver, change.solver, sessions.settings.model),
     }
     config = wanted.model_copy(update=update)
     return web.json_response({"applies_from_chunk": await sessions.change(session.id, config)})
@@ -150,6 +153,7 @@ async def models(request: web.Request) -> web.Response:
         "device": sessions.devices.name if worker.loaded else None,
         "chunk_seconds": {f"{width}x{height}": round(s, 4) for (width, height), s in costs.items()},
         "solver": sessions.solver.model_dump(mode="json"),
+        "tiers": tiers(sessions.settings.model),
     }
     return web.json_response({"models": [model]})
 

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from server.api.access import asks_of
-from server.api.bodies import read_body, sdp_limits, validate
+from server.api.bodies import merged_solver, read_body, sdp_limits, validate
 from server.api.guards import CROSS_ORIGIN, is_cross_origin
 from server.api.keys import SESSIONS, STREAMS, Handler
 from server.refusals import Refusal
@@ -29,7 +29,7 @@ from server.webrtc.sdp_lines import SdpLimits
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record")
+CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record", "tier")
 QUERY_NUMBERS = {"fps", "seed"}
 NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.A)
 
@@ -154,8 +154,9 @@ def session_config(request: web.Request) -> SessionConfig:
     if unknown:
         expected = ", ".join(CONFIG_QUERY)
         raise Refusal(422, "bad_setting", f"the query may have {expected}, not {sorted(unknown)[0][:40]!r}")
-    solver = sessions.solver.model_dump(mode="json")
-    fields: dict[str, Any] = {"fps": sessions.settings.fps, "solver": solver, **request.query}
+    fields: dict[str, Any] = {"fps": sessions.settings.fps, **request.query}
+    asked = {"tier": fields.pop("tier")} if "tier" in fields else {}
+    fields["solver"] = merged_solver(sessions.solver, asked, sessions.settings.model).model_dump(mode="json")
     if "operator" in fields:
         fields["operator"] = operator_fields(fields["operator"])
     for name in QUERY_NUMBERS & fields.keys():

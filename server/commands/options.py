@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from core.contract import SolverConfig
 from core.errors import UsageError, explain
 from core.models.load import Model, load
-from core.models.table import MODELS
+from core.models.table import MODELS, check_tier
 from core.operators.base import LinearOperator
 from core.operators.table import Operator
 from server.commands.console import console as console
@@ -101,9 +101,11 @@ def model_settings(args: argparse.Namespace) -> dict[str, Any]:
 def solver_config(args: argparse.Namespace) -> SolverConfig:
     """The solver's settings of the command line."""
     try:
-        return SolverConfig(**_given(args, "solver"))
+        config = SolverConfig(**_given(args, "solver"))
     except ValidationError as error:
         raise UsageError(f"--solver.{explain(error)}") from error
+    check_tier(args.model, config.tier)
+    return config
 
 
 def operator_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from core.chunks import CHUNK_FRAMES
 from core.contract import Rung, SolverConfig
 from core.errors import UsageError, explain
+from core.models.table import check_tier
 from server.device.messages import DeviceOptions, Ready
 from server.device.worker import Plan, Restoration, Work, Worker, WorkerConfig, WorkerState
 from server.scheduling.admission import Admission, AdmissionConfig, Refuse
@@ -303,10 +304,12 @@ def session_bytes(ready: Ready | None, workload: Workload) -> int:
     return min(by_distance)[1] if by_distance else 0
 
 
-def check_solver(values: dict[str, Any]) -> dict[str, Any]:
+def check_solver(values: dict[str, Any], model: str) -> dict[str, Any]:
     """The solver settings that the server's own settings name. Raises UsageError for an unknown or wrong one."""
     try:
-        return SolverConfig.model_validate(values).model_dump(include=set(values))
+        solver = SolverConfig.model_validate(values)
+        check_tier(model, solver.tier)
+        return solver.model_dump(include=set(values))
     except ValidationError as error:
         raise UsageError(f"setting solver.{explain(error)}") from error
 
@@ -320,7 +323,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         model_settings=settings.model_settings,
         threads=settings.threads,
         warm_sizes=settings.warm_sizes,
-        solver=check_solver(settings.solver),
+        solver=check_solver(settings.solver, settings.model),
         log_level=settings.log_level,
         log_format=settings.log_format,
     )

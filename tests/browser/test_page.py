@@ -262,6 +262,12 @@ async def test_a_new_operator_is_acknowledged_and_used(running, server):
     assert len(page.sessions) == 1
 
 
+async def test_a_sharper_look_is_asked_for_in_the_same_session(running, server):
+    await running.click("label:has(input[value=sharp])")
+    await running.wait_for_function("/from chunk \\d+/.test(applies.textContent)")
+    assert (await ask(running, server))["solver"]["tier"] == "sharp" and len(running.sessions) == 1
+
+
 async def test_a_drawn_mask_is_sent_and_used(running, server):
     page = running
     await choose(page, "view", "wipe")

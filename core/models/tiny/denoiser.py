@@ -3,12 +3,14 @@
     resolution  channels   what happens there
     1           3 a frame  base, hint, noisy, moved neighbours, masks in; correction and gates out
     1/4         48         stem -> shift block ------------------(skip)-> backward sweep -> forward sweep -> out
+                           |                                                             or sharp sweep -> sharp out
     1/8         160 / 4    |       to_eighth -> conv block ------(skip)-> conv block -> from_eighth |
     1/16        192 / 4    |                    to_sixteenth -> 2 attention layers -> from_sixteenth
 
 Convolutions at 1/4 resolution work frame by frame, those at 1/8 on the four frames of a latent together; at 1/16,
 windowed attention looks at the restored prefix through a KV cache. In the sweeps features travel from frame to frame
-along the motion: backward inside the chunk, then forward from the last frame of the chunk before.
+along the motion: backward inside the chunk, then forward from the last frame of the chunk before. The forward sweep and
+what follows are there twice, once for each tier: trained for the smallest error, and for how a picture looks.
 
 The network sees the noisy latents and, when there is a condition, x_init, a second look at y, the mask of known pixels,
 the task and the noise level; it returns the clean estimate as a correction of x_init (or of the noisy latents, when it
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.config import Config
+from core.contract import Tier
 from core.models.base import Condition
 from core.models.tiny.blocks import (
     MEMORY,
@@ -58,7 +61,7 @@ TASKS = (
 USUAL_NOISE = 0.01
 """the noise level that most measurements have"""
 
-FLOAT32 = ("stem", "moved_stem", "mask_stem", "memory_stem", "out", "time", "task", "level")
+FLOAT32 = ("stem", "moved_stem", "mask_stem", "memory_stem", "out", "sharp_out", "time", "task", "level")
 """Layers that touch pixels, or are small: they stay in float32 where the others compute in bfloat16."""
 
 LATENTS = 3
@@ -93,9 +96,11 @@ class TinyCache:
     frames: Tensor | None = None
     """features of the last four frames at 1/4 resolution, [B, 4, H / 4, W / 4, memory channels]"""
     hidden: Tensor | None = None
-    """what the forward sweep carries: the features of the last frame at 1/4 resolution, [B, H / 4, W / 4, C]"""
+    """what the forward sweep of the tier carries: features of the last frame at 1/4 resolution, [B, H / 4, W / 4, C]"""
     last: Tensor | None = None
     """x_init of the last frame and its mask, [B, 4, H, W]"""
+    tier: Tier = "faithful"
+    """whose features `hidden` are"""
 
 
 @dataclass(frozen=True)
@@ -148,11 +153,18 @@ class TinyDenoiser(nn.Module):
         self.from_eighth = nn.Linear(e // STRIDE, 4 * q)
         self.backward_sweep, self.forward_sweep = Sweep(q, 128, 1), Sweep(q, 128, 2)
         self.out = nn.Linear(q, 16 * (3 + 1 + SOURCES))
-        nn.init.normal_(self.out.weight, std=0.003)
-        nn.init.zeros_(self.out.bias)
+        self.sharp_sweep, self.sharp_out = Sweep(q, 128, 2), nn.Linear(q, 16 * (3 + 1 + SOURCES))
+        for out in (self.out, self.sharp_out):
+            nn.init.normal_(out.weight, std=0.003)
+            nn.init.zeros_(out.bias)
         nn.init.normal_(self.task.weight, std=0.3)
         nn.init.zeros_(self.level.weight)
         nn.init.zeros_(self.level.bias)
+
+    def even_tiers(self) -> None:
+        """Makes the sharp tier the same as the faithful one."""
+        self.sharp_sweep.load_state_dict(self.forward_sweep.state_dict())
+        self.sharp_out.load_state_dict(self.out.state_dict())
 
     @property
     def chunks_to_settle(self) -> int:
@@ -168,9 +180,10 @@ class TinyDenoiser(nn.Module):
     def __call__(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> tuple[Tensor, TinyCache]:
         """The clean estimate of z [L, 768, h, w] at time `t` in [0, 1), and the cache with the features that go on."""
         look = self.look(z, t, cache, condition)
-        x, hidden = self.restore(look, torch.tensor([t]), cache)
+        tier = "faithful" if condition is None else condition.tier
+        x, hidden = self.restore(look, torch.tensor([t]), cache, tier)
         last = None if condition is None else torch.cat([look.base[:, -1], look.mask[:, -1, :1]], 1)
-        return self.transform(x)[0], replace(cache, hidden=hidden[:, -1], last=last)
+        return self.transform(x)[0], replace(cache, hidden=hidden[:, -1], last=last, tier=tier)
 
     def look(self, z: Tensor, t: float, cache: TinyCache, condition: Condition | None) -> Look:
         noisy = self.inverse(z[None]) / (1 - t)
@@ -185,13 +198,16 @@ class TinyDenoiser(nn.Module):
         moved, mask, flows, linked = (p[None] for p in (around.moved, around.mask, around.flows, around.linked))
         return Look(base, hint, noisy, moved, mask, task, flows, linked, level)
 
-    def restore(self, look: Look, t: Tensor, cache: TinyCache) -> tuple[Tensor, Tensor]:
+    def restore(self, look: Look, t: Tensor, cache: TinyCache, tier: Tier = "faithful") -> tuple[Tensor, Tensor]:
         """The restored slots [B, 4L, 3, H, W], and their features [B, 4L, H / 4, W / 4, C]; `t` [B] or [1]."""
         e = self.time(wave(t).to(look.base)) + self.task(look.task) + self.level(strength(look.level))  # [B, 128]
-        x = self.body(self.see(look), e, look, cache)
-        return self.gate(look, x.float()), x
+        sweep, out = (self.sharp_sweep, self.sharp_out) if tier == "sharp" else (self.forward_sweep, self.out)
+        if cache.tier != tier:  # the stream has changed its tier: its features mean nothing to the other sweep
+            cache = replace(cache, hidden=None)
+        x = self.body(self.see(look), e, look, cache, sweep)
+        return self.gate(look, x.float(), out), x
 
-    def body(self, x: Tensor, e: Tensor, look: Look, cache: TinyCache) -> Tensor:
+    def body(self, x: Tensor, e: Tensor, look: Look, cache: TinyCache, sweep: Sweep) -> Tensor:
         """The features x [B, T, H / 4, W / 4, C], restored; in the dtype of the layers between the stem and `out`."""
         dtype = self.to_eighth.weight.dtype
         x, e = x.to(dtype), e.to(dtype)
@@ -201,7 +217,7 @@ class TinyDenoiser(nn.Module):
         x = unfold(self.from_eighth(self.coarse(x, e, cache))) + skip
         before, after = plans(look.flows, look.linked)
         x = self.backward_sweep(x, e, after, None, range(x.shape[1] - 1, -1, -1))
-        return self.forward_sweep(x, e, before, cache.hidden, range(x.shape[1]))
+        return sweep(x, e, before, cache.hidden, range(x.shape[1]))
 
     def coarse(self, x: Tensor, e: Tensor, cache: TinyCache) -> Tensor:
         """What 1/8 and 1/16 resolution say of x [B, T, h4, w4, C]: [B, T, h8, w8, C / 4]."""
@@ -219,15 +235,15 @@ class TinyDenoiser(nn.Module):
             x = block(x, e)
         return x.unflatten(4, (STRIDE, -1)).permute(0, 1, 4, 2, 3, 5).flatten(1, 2)  # [B, T, h8, w8, C / 4]
 
-    def gate(self, look: Look, x: Tensor) -> Tensor:
-        """The base, corrected by what the features x [B, T, h4, w4, C] say, with the gates' share of hint and moved.
+    def gate(self, look: Look, x: Tensor, layer: nn.Linear) -> Tensor:
+        """The base, corrected by what `layer` reads in x [B, T, h4, w4, C], with the gates' share of hint and moved.
 
         Frame by frame, as its many full-size sums then stay in the processor's cache.
         """
         frames = []
         parts = [part.flatten(0, 1) for part in (x, look.base, look.hint, *look.moved.unbind(1))]
         for features, base, *sources in zip(*parts, strict=True):
-            out = torch.addmm(self.out.bias[:, None], self.out.weight, features.flatten(0, 1).T)  # [C 4 4, h4 w4]
+            out = torch.addmm(layer.bias[:, None], layer.weight, features.flatten(0, 1).T)  # [C 4 4, h4 w4]
             out = F.pixel_shuffle(out.unflatten(1, features.shape[:2]), 4)
             frame = base + out[:3]
             for gate, source in zip(out[3:], sources, strict=True):

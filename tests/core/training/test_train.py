@@ -13,7 +13,7 @@ from core.training.data import Library, cached, halve, procedural
 from core.training.sources import Footage, Wander
 from core.training.streams import MIX, draw_lost, draw_stream
 from core.training.train import add_arguments, run, scheduled
-from core.training.trainer import Trainer
+from core.training.trainer import Sharp, Trainer
 
 SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2)
 
@@ -95,9 +95,26 @@ def test_a_step_moves_every_weight_and_goes_on_with_its_streams(trainer, monkeyp
         indices.append(trainer.cache.index)
         assert not any(part.requires_grad for part in (trainer.cache.hidden, trainer.cache.last, *trainer.cache.keys))
     still = [name for name, value in trainer.net.state_dict().items() if torch.equal(value, before[name])]
-    assert not still
+    assert still and all(name.startswith("sharp_") for name in still)  # those of the other tier
     assert max(indices) > 2  # older than one step
     assert trainer.gains
+
+
+def test_the_sharp_tier_trains_its_own_layers_alone_and_by_the_distance_it_is_given(library):
+    (codec, net), (_, ema) = build(SMALL), build(SMALL)
+    asked = []
+
+    def distance(a, b):
+        asked.append((a.shape, b.requires_grad))
+        return (a - b).square().mean()
+
+    trainer = Trainer(codec, net, ema, library, batch=2, seed=0, sharp=Sharp(distance, weight=1.0, share=1.0))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    for _ in range(3):  # the carry is zero at first, and what follows it
+        trainer.step(1e-3, 48)
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {name for name in before if name.startswith("sharp_")}
+    assert trainer.cache.tier == "sharp" and asked[0] == ((len(trainer.streams), 3, 48, 48), False)
 
 
 def test_a_run_resumes_where_it_was(trainer, library):

@@ -48,6 +48,7 @@ BAD_FIELDS = [
     ({"fps": float("nan")}, "fps"),
     ({"solver": {"gamma": float("inf")}}, "gamma"),
     ({"solver": {"num_steps": 99}}, "solver.num_steps: expected less than or equal to"),
+    ({"solver": {"tier": "sharp", "condition": False}}, "tier sharp needs condition=true"),
     ({"solver": {"steps": 1}}, "steps"),
     ({"solver": {"t0": 1}}, "t0"),
     ({"solver": [1]}, "solver"),

@@ -264,3 +264,24 @@ def test_a_long_stream_of_the_shipped_weights_does_not_drift(kind):
         restored, state = solver.restore(y_chunk, state, SolverConfig(num_steps=1, reinject_every=0))
         gains.append(psnr(restored.x, x_chunk) - psnr(restored.x_init, x_chunk))
     assert sum(gains[-3:]) / 3 > gains[1] - 0.5, gains
+
+
+def test_the_sharp_tier_has_its_own_last_layers_and_shares_the_rest():
+    """What one tier's own layers say never reaches the other, nor do features survive a change of tier."""
+    codec, denoiser = build(SMALL, seed=3)
+    with torch.no_grad():
+        denoiser.sharp_out.weight.normal_(std=0.05)
+    x = scene(9)
+    first = condition_of(codec, SuperResolution(), x, None)
+    sharp = replace(first, tier="sharp")
+    empty = denoiser.new_cache(H, W)
+    (a, after), (b, other) = (denoiser(c.z_init, 0.1, empty, c) for c in (first, sharp))
+    assert not torch.allclose(a, b, atol=1e-3) and (after.tier, other.tier) == ("faithful", "sharp")
+    with torch.no_grad():
+        denoiser.sharp_sweep.carry.weight.normal_()
+        denoiser.sharp_out.bias.fill_(0.3)
+    assert torch.equal(denoiser(first.z_init, 0.1, empty, first)[0], a)
+    mixed = denoiser(first.z_init, 0.1, replace(after, hidden=other.hidden, tier="sharp"), first)[0]
+    assert torch.equal(mixed, denoiser(first.z_init, 0.1, replace(after, hidden=None), first)[0])
+    denoiser.even_tiers()
+    assert torch.equal(denoiser(sharp.z_init, 0.1, empty, sharp)[0], a)
