@@ -168,7 +168,9 @@ async def peers(*opening):
 
 
 async def test_what_is_published_is_watched_by_every_player_in_order():
-    async with serving() as (app, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (publisher,):
+    address = f"/whip/cam?{QUERY}&tier=sharp"
+    async with serving() as (app, http, url), peers(Peer(http, url + address).open()) as (publisher,):
+        assert next(iter(app[SESSIONS])).config.solver.tier == "sharp"
         assert publisher.status == 201 and publisher.reply["Content-Type"].startswith(SDP)
         assert "a=recvonly" in publisher.answer and "a=setup:passive" in publisher.answer
         watching = [Peer(http, f"{url}/whep/cam").open(watch=True) for _ in range(2)]
@@ -266,6 +268,7 @@ async def test_bad_requests_get_the_code_that_says_why():
         assert (await post("/whip/cam?size=13x13", sdp.replace("recvonly", "sendonly")))[0] == 422
         assert (await post("/whip/cam?colour=blue", sdp.replace("recvonly", "sendonly")))[0] == 422
         assert (await post("/whip/cam?operator=magic", sdp.replace("recvonly", "sendonly")))[0] == 422
+        assert (await post("/whip/cam?tier=best", sdp.replace("recvonly", "sendonly")))[0] == 422
         status, headers = await post("/whep/cam", sdp)
         assert status == 409 and int(headers["Retry-After"]) >= 1
         assert app[STREAMS].report() == {} and len(app[SESSIONS]) == 0
