@@ -73,8 +73,10 @@ export class Session {
     this.end(reason);
     const id = this.id;
     this.id = null;
+    if (this.deleting) return;
     if (!id) return this.pc.close();
     // In this order: a closed connection ends the session too, and then there is nothing left to be deleted.
+    this.deleting = true;
     deleteSession(id)
       .catch((error) => console.info(`DELETE /sessions did not arrive: ${error.message}`))
       .finally(() => this.pc.close());

@@ -21,7 +21,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except Refusal as refusal:
         count_refusal(request, refusal.status, refusal.code, refusal.message)
         return error_response(refusal.status, refusal.code, refusal.message, refusal.retry_after, refusal.place)
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
         message = "the server has no descriptors or memory left for this"

@@ -1,12 +1,15 @@
 """The device process: one engine, asked one thing at a time over a pipe. Knows no session and no network.
 
 Started as `python -m server.device FD`; it ends when the other end of the pipe closes, which is also when the
-server dies. An error that is not one stream's own fault ends it: after that a device cannot be trusted.
+server dies. A fault at one stream's request costs that stream; one of the device ends the process, as then it cannot
+be trusted.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import logging
 import os
 import signal
 import sys
@@ -15,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from socket import AF_UNIX, SOCK_STREAM, fromfd, recv_fds
+from socket import AF_UNIX, SOCK_STREAM, fromfd, recv_fds, socket
 
 import torch
 
@@ -35,11 +38,15 @@ from server.device.messages import (
     Refused,
     Reply,
     Request,
+    Short,
     Step,
     Stepped,
     Unusable,
 )
+from server.device.shortage import is_shortage
 from server.device.warm_up import warmed_up
+
+logger = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
 NICENESS = 5
@@ -73,16 +80,31 @@ class Device:
     _streams: dict[str, tuple[FrameMemory, tuple[Panel, ...]]] = field(default_factory=dict)
 
     def answer(self, request: Request) -> Reply:
+        """Does what is asked. Raises whatever tells that the device itself is not sound."""
         match request:
-            case Open():
-                return self._open(request)
-            case Step():
-                return self._step(request)
+            case Open() | Step():
+                return self._try(request)
             case Close():
                 return self._close(request.stream_id)
             case Ping():
-                self.engine.check_integrity()
+                self._examine()
                 return Done()
+
+    def _try(self, request: Open | Step) -> Reply:
+        try:
+            return self._open(request) if isinstance(request, Open) else self._step(request)
+        except Exception as error:
+            self._close(request.stream_id)
+            self._examine()
+            if is_shortage(error) or isinstance(error, torch.OutOfMemoryError):
+                return Short(str(error))
+            logger.exception("a request failed, which costs its stream alone")
+            return Refused(f"an internal error: {error!r}")
+
+    def _examine(self) -> None:
+        """Raises whatever is wrong with the device, or with what the streams share on it."""
+        self._synchronize()
+        self.engine.check_integrity()
 
     def _open(self, request: Open) -> Reply:
         spec, memory = request.spec, FrameMemory(self.descriptor(), request.input_bytes, request.output_bytes)
@@ -153,13 +175,14 @@ def serve(connection: Connection, options: DeviceOptions) -> None:
             raise  # it served before, and will again when what the last process held is free
         connection.send(Unusable(f"the device has too little memory for {options.model}: {error}"))
         return
-    device = Device(engine, lambda: receive_descriptor(connection))
-    while True:
-        try:
-            request = connection.recv()
-        except EOFError:
-            return
-        connection.send(device.answer(request))
+    with fromfd(connection.fileno(), AF_UNIX, SOCK_STREAM) as pipe:
+        device = Device(engine, lambda: receive_descriptor(pipe))
+        while True:
+            try:
+                request = connection.recv()
+            except EOFError:
+                return
+            connection.send(device.answer(request))
 
 
 def start(connection: Connection, options: DeviceOptions) -> Engine:
@@ -172,9 +195,11 @@ def start(connection: Connection, options: DeviceOptions) -> Engine:
     return engine
 
 
-def receive_descriptor(connection: Connection) -> int:
-    with fromfd(connection.fileno(), AF_UNIX, SOCK_STREAM) as socket:
-        _, descriptors, _, _ = recv_fds(socket, 1, 1)
+def receive_descriptor(pipe: socket) -> int:
+    """The descriptor that comes next. Raises OSError where this process may have no more of them."""
+    _, descriptors, _, _ = recv_fds(pipe, 1, 1)
+    if not descriptors:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return descriptors[0]
 
 

@@ -22,17 +22,25 @@ def anonymous_file(size: int) -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
 class FrameMemory:
-    """Frames in at the front, frames out behind them; one chunk each."""
+    """Frames in at the front, frames out behind them; one chunk each. It owns the descriptor, and closes it."""
 
     def __init__(self, fd: int, input_bytes: int, output_bytes: int):
         self.fd = fd
         self.input_bytes = input_bytes
-        self._map = mmap.mmap(fd, input_bytes + output_bytes)
+        try:
+            self._map = mmap.mmap(fd, input_bytes + output_bytes)
+        except (OSError, ValueError):
+            os.close(fd)
+            raise
 
     @property
     def size(self) -> int:

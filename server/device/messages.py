@@ -140,4 +140,11 @@ class Refused:
     reason: str
 
 
-Reply = Loaded | Ready | Unusable | Done | Stepped | Refused
+@dataclass(frozen=True)
+class Short:
+    """Memory or descriptors were missing: this stream is closed, every other goes on."""
+
+    reason: str
+
+
+Reply = Loaded | Ready | Unusable | Done | Stepped | Refused | Short

@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from socket import AF_UNIX, SOCK_STREAM, fromfd, send_fds, socketpair
 
 from server.device.messages import DeviceOptions, Reply, Request
+from server.device.shortage import is_shortage
 from server.settings import device_environment
 
 
@@ -22,6 +23,8 @@ class DeviceProcess:
     def __init__(self, process: asyncio.subprocess.Process, connection: Connection, on_lost: Callable[[], None]):
         self._process = process
         self._connection = connection
+        self._socket = fromfd(connection.fileno(), AF_UNIX, SOCK_STREAM)
+        """the same, for descriptors: kept, as there may be none left for it when one is to be sent"""
         self._on_lost = on_lost
         self._inbox: asyncio.Queue[Reply] = asyncio.Queue()
         self._ended = asyncio.Event()
@@ -44,7 +47,12 @@ class DeviceProcess:
             except BaseException:
                 ours.close()
                 raise
-        device = cls(process, Connection(ours.detach()), on_lost)
+        try:
+            device = cls(process, Connection(ours.detach()), on_lost)
+        except OSError:  # no descriptor is left for it
+            process.kill()
+            await process.wait()
+            raise
         try:
             device._send(options)
         except BaseException:
@@ -74,11 +82,16 @@ class DeviceProcess:
             ended.cancel()
 
     async def request(self, request: Request, patience: float, descriptor: int | None = None) -> Reply:
-        """Sends a request, and a file descriptor after it, and waits for the reply. Raises DeviceLost."""
+        """Sends a request, and a file descriptor after it, and waits for the reply. Raises DeviceLost.
+
+        Raises OSError where the server itself has no memory to send it: then nothing was sent.
+        """
         self._send(request)
         if descriptor is not None:
-            with fromfd(self._connection.fileno(), AF_UNIX, SOCK_STREAM) as socket:
-                send_fds(socket, [b"F"], [descriptor])
+            try:
+                send_fds(self._socket, [b"F"], [descriptor])
+            except OSError as error:  # it waits for what will never come
+                raise DeviceLost(f"it could not be sent a descriptor: {error}") from error
         return await self.receive(patience)
 
     async def end(self) -> None:
@@ -86,6 +99,7 @@ class DeviceProcess:
         self._loop.remove_reader(self._connection.fileno())
         self._ended.set()
         self._connection.close()
+        self._socket.close()
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
@@ -94,6 +108,8 @@ class DeviceProcess:
         try:
             self._connection.send(message)
         except OSError as error:
+            if is_shortage(error):
+                raise
             raise DeviceLost("it ended") from error
 
     def _on_readable(self) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from core.chunks import CHUNK_FRAMES
-from core.contract import Pixels, Rung, SolverConfig
-from core.operators.config import OperatorConfig
 from server.device.backoff import Backoff
 from server.device.frame_memory import FrameMemory
 from server.device.messages import (
@@ -23,68 +22,26 @@ from server.device.messages import (
     Refused,
     Reply,
     Request,
+    Short,
     Step,
     Stepped,
     StreamSpec,
     Unusable,
 )
 from server.device.process import DeviceLost, DeviceProcess
+from server.device.shortage import is_shortage
+from server.device.work import Plan, Restoration, Work
+from server.logs import Sparing, public
 from server.scheduling.scheduler import Job, Scheduler
 
 logger = logging.getLogger(__name__)
 
 WorkerState = Literal["starting", "warming", "ready", "restarting", "failed"]
 
-
-@dataclass(frozen=True)
-class Work:
-    """What the worker needs with the frames of a chunk, and what the session wants back with them."""
-
-    spec: StreamSpec
-    operator: OperatorConfig
-    solver: SolverConfig
-    """as the session asks for it; the Plan has what the chunk is restored with"""
-    gap: bool
-    """frames are missing before this chunk"""
-    number: int
-    """chunks of this session before it, over all its streams"""
-    slots: tuple[int, ...]
-    """place of each frame at the session's frame rate"""
-    timestamps: tuple[float, ...]
-    """source timestamp of each frame, in seconds"""
-    arrivals: tuple[float, ...]
-    """when each frame arrived, by the server's clock"""
-    submitted: float
-    """when the chunk was full, by the same clock"""
-    lost: tuple[int, ...] = ()
-    """indices of frames that the network lost; the frame before each is repeated in its place"""
-    masked: tuple[int, ...] = ()
-    """those of them that the operator does not measure"""
-    standing: tuple[int, ...] = ()
-    """slots of frames that repeat the one before them while the source paused"""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the device does with a chunk, decided right before it starts."""
-
-    rung: Rung
-    solver: SolverConfig
-    gap: bool
-    """frames are missing before this chunk, or the chunks before it were skipped"""
-    deadline: float
-    """when the restored chunk is wanted, on a device as busy as it is now"""
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """A restored chunk, as it comes from the device."""
-
-    stepped: Stepped
-    pixels: Pixels
-    plan: Plan
-    started: float
-    finished: float
+BREATH = 0.1
+"""seconds that the worker waits when memory or descriptors are missing, before it tries the next thing"""
+LOG_EVERY = 10.0
+"""seconds between log lines about that"""
 
 
 class Listener(Protocol):
@@ -102,6 +59,10 @@ class Listener(Protocol):
 
     def on_refused(self, job: Job[Work], reason: str) -> None:
         """The chunk failed by its session's own fault."""
+        ...
+
+    def on_shortage(self, job: Job[Work]) -> None:
+        """Memory or descriptors were missing for the chunk, which passes as it is. Its stream is gone, no other is."""
         ...
 
     def on_device_lost(self, job: Job[Work] | None) -> None:
@@ -143,6 +104,10 @@ class WorkerConfig:
     ping_every: float = 5.0
 
 
+class Unfit(DeviceLost):
+    """The device says that it cannot serve, and why."""
+
+
 class Worker:
     """Drives one device while the server lives: jobs come from the scheduler, results go to the listener.
 
@@ -153,7 +118,9 @@ class Worker:
         self.config = config
         self.state: WorkerState = "starting"
         self.reason: str | None = None
-        """why the worker failed"""
+        """what keeps the device from being ready"""
+        self.shortages = 0
+        """times that memory or descriptors were missing for what was to be done"""
         self.loaded: Loaded | None = None
         self.ready: Ready | None = None
         self.restarts = 0
@@ -161,6 +128,8 @@ class Worker:
         self._scheduler = scheduler
         self._listener = listener
         self._backoff = Backoff(config.max_restarts)
+        self._scarcity = Backoff(sys.maxsize)
+        """of starts that fail for want of something of ours, which cost the device no chance"""
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._closing: deque[str] = deque()
@@ -170,8 +139,9 @@ class Worker:
         """seconds of the slowest chunk so far"""
         self._warm = 0.0
         """seconds of the slowest full chunk at warm-up: chunks on a low rung tell nothing of it"""
-        self._delay: float | None = None
+        self._delay = 0.0
         """seconds until the device starts again"""
+        self._log = Sparing(LOG_EVERY)
 
     def wake(self) -> None:
         """The scheduler has a job, perhaps the first."""
@@ -210,10 +180,12 @@ class Worker:
         return replace(self.config.options, measured=self.ready)
 
     async def run(self) -> None:
-        """Serves until cancelled, or until the device has failed for good."""
+        """Serves until cancelled. A device that failed is tried again, ever more seldom: the cause may be gone."""
         try:
-            while self.state != "failed":
+            while True:
                 await self._live()
+                await asyncio.sleep(self._delay)
+                self.restarts += 1
         finally:
             self._forget_streams()
 
@@ -223,44 +195,50 @@ class Worker:
             self.device = await self.start_device()
             await self._warm_up(self.device)
             await self._serve(self.device)
-        except (DeviceLost, OSError) as error:
-            logger.error("the device process is lost: %s", error)
-            await self._on_lost()
+        except (DeviceLost, OSError, MemoryError, RuntimeError) as error:
+            self._on_end(error)
         finally:
             if self.device is not None:
                 await self.device.end()
                 self.device = None
-        if self.state == "restarting":
-            await self._pause()
 
     async def _warm_up(self, device: Device) -> None:
-        while self.state != "failed":
+        while True:
             match await device.receive(self.config.load_timeout):
                 case Loaded() as loaded:
                     self.loaded = loaded
                     if self.state == "starting":
                         self._enter("warming")
                 case Ready() as ready:
-                    self.ready = ready
+                    self.ready, self.reason = ready, None
+                    self._scarcity.succeed()
                     self._warm = max(ready.chunk_seconds.values(), default=0.0)
-                    self._enter("ready")
-                    return
+                    return self._enter("ready")
                 case Unusable(reason):
-                    self._fail(reason)
+                    raise Unfit(reason)
 
     async def _serve(self, device: Device) -> None:
-        while self.state == "ready":
+        while True:
             self._wake.clear()
             if device.lost:
                 raise DeviceLost("it ended")
-            if self._closing:
-                await self._close(device, self._closing.popleft())
-            elif job := self._scheduler.next():
-                self._job = job
-                await self._restore(device, job)
-                self._job = None
-            else:
-                await self._idle(device)
+            try:
+                await self._do_next(device)
+            except DeviceLost:
+                raise
+            except Exception as error:
+                await self._on_fault(error)
+            self._job = None
+
+    async def _do_next(self, device: Device) -> None:
+        if self._closing:
+            await self._close(device, self._closing[0])
+            self._closing.popleft()
+        elif job := self._scheduler.next():
+            self._job = job
+            await self._restore(device, job)
+        else:
+            await self._idle(device)
 
     async def _idle(self, device: Device) -> None:
         """Waits for something to do, and now and then uses the time to see whether all is as it must be."""
@@ -284,13 +262,15 @@ class Worker:
         if plan.rung == "passthrough":
             return self._listener.on_skipped(job)
         reply = await self._open(device, job) if job.opening else None
-        if not isinstance(reply, Refused):
+        if not isinstance(reply, Refused | Short):
             reply = await self._step(device, job, plan)
         match reply:
             case Stepped() as stepped:
                 await self._hand_back(job, stepped, plan, started)
             case Refused(reason):
                 self._listener.on_refused(job, reason)
+            case Short(reason):
+                self._on_shortage(reason)
             case other:
                 raise DeviceLost(f"it answered a chunk with {other}")
 
@@ -319,26 +299,57 @@ class Worker:
         self._listener.on_restored(job, Restoration(stepped, pixels, plan, started, finished))
 
     async def _close(self, device: Device, stream_id: str) -> None:
-        entry = self._memory.pop(stream_id, None)
-        if entry is not None:
+        if stream_id in self._memory:
             await device.request(Close(stream_id), self.config.step_timeout)
-            entry[1].close()
+            self._memory.pop(stream_id)[1].close()
 
-    async def _on_lost(self) -> None:
-        """The device is lost: reports that, and decides whether it gets another life."""
-        job, self._job = self._job, None
-        self._forget_streams()
+    def _on_end(self, error: Exception) -> None:
+        """The device ended, or did not start: decides what that means, and when the next one starts."""
+        if is_shortage(error) and self.state != "ready":
+            self.shortages += 1
+            self.reason, self._delay = f"the server lacks memory or descriptors: {error}", self._scarcity.fail()
+            logger.error("the device process cannot start, and is tried again in %.1f s: %s", self._delay, error)
+            return
+        if not isinstance(error, DeviceLost | OSError):
+            raise error
+        if isinstance(error, Unfit):
+            self._backoff.give_up()
         self._delay = self._backoff.fail()
-        if self._delay is None:
-            self._fail(f"it was lost {self._backoff.failures} times in a row")
-        else:
-            self._enter("restarting")
-        self._listener.on_device_lost(job)
+        logger.error("the device process is lost, and starts again in %.1f s: %s", self._delay, error)
+        self._on_lost(error)
 
-    async def _pause(self) -> None:
-        self.restarts += 1
-        logger.warning("the device process starts again in %.1f s", self._delay)
-        await asyncio.sleep(self._delay or 0.0)
+    def _on_lost(self, error: Exception) -> None:
+        """Every stream is gone. A device that has had its chances counts as failed until it is ready again."""
+        lived, job, self._job = self.state == "ready", self._job, None
+        self._forget_streams()
+        if self._backoff.given_up:
+            times = f"it was lost {self._backoff.failures} times in a row: {error}"
+            self.reason = str(error) if isinstance(error, Unfit) else times
+        if self.state != "failed":
+            self._enter("failed" if self._backoff.given_up else "restarting")
+        if lived:
+            self._listener.on_device_lost(job)
+
+    async def _on_fault(self, error: Exception) -> None:
+        """The server failed at a chunk, or lacks something for it: no fault of the device, nor of other sessions."""
+        if is_shortage(error):
+            self._on_shortage(str(error))
+            await asyncio.sleep(BREATH)
+        elif self._job is not None:
+            logger.error("a chunk of session %s failed", public(self._job.session_id), exc_info=error)
+            self._listener.on_refused(self._job, f"an internal error: {error!r}")
+        else:
+            raise error
+
+    def _on_shortage(self, reason: str) -> None:
+        """What was to be done could not be: for want of something that is not the device's to give."""
+        self.shortages += 1
+        left_out = self._log.due("shortage", self._now())
+        if left_out is not None:
+            logger.error("memory or descriptors are missing: %s (%d more of these before)", reason, left_out)
+        job, self._job = self._job, None
+        if job is not None:
+            self._listener.on_shortage(job)
 
     def _memory_for(self, stream_id: str, spec: StreamSpec) -> FrameMemory:
         """The stream's frame memory: what it has, when that fits, or a new one."""
@@ -366,11 +377,6 @@ class Worker:
             memory.close()
         self._memory.clear()
         self._closing.clear()
-
-    def _fail(self, reason: str) -> None:
-        logger.error("the device cannot be used: %s", reason)
-        self.reason = reason
-        self._enter("failed")
 
     def _enter(self, state: WorkerState) -> None:
         logger.info("device %s", state)

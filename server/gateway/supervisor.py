@@ -112,7 +112,7 @@ class Supervisor:
         if time.monotonic() - self._started > PROVEN:
             self._backoff.succeed()
         self.server, self.restarts = None, self.restarts + 1
-        delay = self._backoff.fail() or 0.0
+        delay = self._backoff.fail()
         logger.warning("the server %s has ended and starts again in %.1f s", self._name, delay)
         self._not_before = time.monotonic() + delay
 
@@ -166,7 +166,7 @@ class Supervisor:
                 return found[1]
             if child.poll() is not None:
                 last = text.strip().splitlines()[-1:] or ["it said nothing"]
-                self._not_before = time.monotonic() + (self._backoff.fail() or 0.0)
+                self._not_before = time.monotonic() + self._backoff.fail()
                 raise UsageError(f"the server ended with code {child.returncode}: {last[0]}")
             time.sleep(0.05)
         child.kill()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from core.contract import Rung
-from server.device.worker import Plan, Work
+from server.device.work import Plan, Work
 from server.scheduling.costs import ON_CALENDAR, Workload
 from server.scheduling.ladder import Ladder
 from server.scheduling.scheduler import Job, is_due

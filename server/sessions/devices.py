@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable, Iterable
 
 from core.contract import SolverConfig
-from server.device.worker import Work, Worker, WorkerState
+from server.device.work import Work
+from server.device.worker import Worker, WorkerState
 from server.scheduling.admission import Refuse
 from server.scheduling.scheduler import Job
 from server.sessions.config import SessionConfig
@@ -52,7 +53,7 @@ class Devices:
 
     @property
     def reason(self) -> str | None:
-        """Why devices failed."""
+        """What keeps devices from being ready."""
         return "; ".join(worker.reason for worker in self.workers if worker.reason) or None
 
     @property
@@ -107,16 +108,13 @@ class Devices:
         return sum(dispatch.late for dispatch in self.all)
 
     async def run(self) -> None:
-        """Drives all devices until cancelled. One that has failed for good is left alone, and the others go on."""
+        """Drives all devices until cancelled."""
         async with asyncio.TaskGroup() as group:
             for worker in self.workers:
                 group.create_task(worker.run())
-        await (
-            asyncio.get_running_loop().create_future()
-        )  # all have failed: who watches this task need not start it again
 
     async def settled(self) -> None:
-        """Waits until one device is ready for the first time, or all have failed for good."""
+        """Waits until one device is ready for the first time, or all have failed."""
         waits = {asyncio.ensure_future(worker.settled()) for worker in self.workers}
         try:
             while waits and self.state != "ready":

@@ -16,7 +16,8 @@ from core.contract import Rung, SolverConfig
 from core.errors import UsageError, explain
 from core.models.table import check_tier
 from server.device.messages import DeviceOptions, Ready
-from server.device.worker import Plan, Restoration, Work, Worker, WorkerConfig, WorkerState
+from server.device.work import Plan, Restoration, Work
+from server.device.worker import Worker, WorkerConfig, WorkerState
 from server.scheduling.admission import Admission, AdmissionConfig, Refuse
 from server.scheduling.costs import Workload
 from server.scheduling.scheduler import Job, Scheduler
@@ -237,11 +238,23 @@ class Dispatch:
             session.figures.failed += 1
             self._end(job.session_id, f"its chunk {job.work.number} failed: {reason}", "chunk_failed")
 
+    def on_shortage(self, job: Job[Work]) -> None:
+        session = self._sessions.get(job.session_id)
+        if session is not None:
+            waiting = self._begin_anew(session.id)
+            self._accounts[session.id].skipped = True
+            session.start_over([job, *waiting])
+
+    def _begin_anew(self, session_id: str) -> list[Job[Work]]:
+        """Forgets a session's queue and calendar, as its stream is gone, and returns what waited."""
+        account, waiting = self._accounts[session_id], self.scheduler.remove(session_id)
+        workload = account.workload
+        account.phase = self.scheduler.add(session_id, workload.period, workload.reinject_every, clock())
+        return waiting
+
     def on_device_lost(self, job: Job[Work] | None) -> None:
         for session in list(self._sessions.values()):
-            account, waiting = self._accounts[session.id], self.scheduler.remove(session.id)
-            workload = account.workload
-            account.phase = self.scheduler.add(session.id, workload.period, workload.reinject_every, clock())
+            account, waiting = self._accounts[session.id], self._begin_anew(session.id)
             session.figures.device_losses += 1
             if job is not None and job.session_id == session.id:
                 waiting = [job, *waiting]

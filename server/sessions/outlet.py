@@ -12,7 +12,7 @@ from aiortc import RTCDataChannel
 from av import VideoFrame
 
 from core.chunks import CHUNK_FRAMES
-from server.device.worker import Restoration, Work
+from server.device.work import Restoration, Work
 from server.media.audio import CarriedTrack
 from server.media.broadcast import Broadcast
 from server.media.pictures import PictureWriter

@@ -15,7 +15,7 @@ from av import VideoFrame
 
 from core.contract import Pixels, Rung
 from server.device.messages import StreamSpec
-from server.device.worker import Restoration, Work
+from server.device.work import Restoration, Work
 from server.logs import public
 from server.media.audio import CarriedTrack
 from server.media.pictures import PictureReader

@@ -105,6 +105,20 @@ async def test_silence_is_several_looks_in_a_row_that_find_nothing_new(ask):
     assert not any(await ask("session", looks.format([1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 3]))), "reports are rare, not none"
 
 
+async def test_a_session_is_deleted_before_its_connection_closes_however_often_it_is_closed(ask):
+    """The second time the connection closed at once: the server ended the session, and the DELETE was a 404."""
+    close_twice = """((session, asked) => {
+        const { fetch } = globalThis;
+        globalThis.fetch = (path, { method }) => new Promise(() => asked.push(method));
+        session.id = "x";
+        session.close();
+        session.close();
+        globalThis.fetch = fetch;
+        return [...asked, session.pc.signalingState];
+    })(new m.Session({}), [])"""
+    assert await ask("session", close_twice) == ["DELETE", "stable"]
+
+
 async def test_what_came_is_counted_over_every_pair_of_addresses(ask):
     stats = "new Map([['a', {type: 'candidate-pair', bytesReceived: 5}], ['b', {type: 'candidate-pair', bytesReceived: 2}], ['c', {type: 'inbound-rtp', bytesReceived: 9}]])"  # noqa: E501
     assert await ask("session", f"[m.received({stats}), m.received(new Map())]") == [7, None]

@@ -128,6 +128,11 @@ async def running(visit):
         yield page
 
 
+def opened(page):
+    """The sessions that the page opened. One that it took up again, as it may on a busy machine, counts once."""
+    return list(dict.fromkeys(page.sessions))
+
+
 async def start(page):
     """Starts, and waits until frames of the server are on the screen."""
     await page.click("#start")
@@ -390,7 +395,7 @@ async def test_the_cameras_sound_comes_back_with_the_picture_where_it_was_asked_
         await page.uncheck("#sound")
         await page.wait_for_function("restored.muted && restored.srcObject.getAudioTracks().length === 0")
         await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
-        assert len(page.sessions) == 2
+        assert len(opened(page)) == 2
 
 
 async def test_leaving_the_page_ends_the_session(visit, server):
@@ -409,7 +414,7 @@ async def test_stop_ends_the_session_and_start_opens_another(visit, server, cut_
         await asyncio.sleep(0.5)
         await ask(page, server, expected=404)
         await start(page)
-        assert len(page.sessions) == 2
+        assert len(opened(page)) == 2
 
 
 async def test_a_session_that_dies_is_opened_anew(visit, server):
@@ -419,7 +424,7 @@ async def test_a_session_that_dies_is_opened_anew(visit, server):
             await http.delete(f"{server}/sessions/{page.sessions[0]}")
         await page.wait_for_selector("body[data-state=waiting]")
         await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
-        assert len(page.sessions) == 2
+        assert len(opened(page)) == 2
 
 
 async def test_a_connection_that_is_cut_is_made_anew_and_the_same_stream_goes_on(visit, server, cut_ways):

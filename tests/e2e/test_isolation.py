@@ -14,7 +14,8 @@ from core.operators.blur import GaussianBlur
 from core.operators.masks import Inpainting
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import DeviceOptions, StreamSpec
-from server.device.worker import Plan, Work, Worker, WorkerConfig
+from server.device.work import Plan, Work
+from server.device.worker import Worker, WorkerConfig
 from server.scheduling.scheduler import Job, Scheduler
 
 HEIGHT, WIDTH, CHUNKS, MOST = 64, 96, 4, 8

@@ -21,7 +21,7 @@ from server.api.app import administered, create_app
 from server.api.keys import SESSIONS
 from server.api.metrics import admin_app
 from server.device.messages import Stepped
-from server.device.worker import Plan, Restoration, Work
+from server.device.work import Plan, Restoration, Work
 from server.media.tracks import Outgoing
 from server.scheduling.scheduler import Job
 from server.sessions.outlet import ChunkReport

@@ -1,6 +1,9 @@
 import os
+import resource
+import tempfile
 from dataclasses import replace
 from multiprocessing import Pipe
+from socket import AF_UNIX, SOCK_STREAM, send_fds, socketpair
 
 import numpy as np
 import pytest
@@ -24,11 +27,13 @@ from server.device.messages import (
     Ping,
     Ready,
     Refused,
+    Short,
     Step,
     Stepped,
     StreamSpec,
     Unusable,
 )
+from server.device.shortage import is_shortage
 from server.device.warm_up import warm_up, warmed_up
 
 HEIGHT, WIDTH = 64, 96
@@ -121,6 +126,64 @@ def test_a_stream_for_which_there_is_no_memory_is_refused_and_the_others_go_on(d
         assert opened(device, memories, "b")[1] == Refused("the device has no memory left for another stream of 96x64")
     assert isinstance(stepped(device, memory, "a", pictures(9)), Stepped)
     assert opened(device, memories, "b")[1] == Done()
+
+
+@pytest.mark.parametrize(
+    "error, kind",
+    [
+        (RuntimeError("no such kernel"), Refused),
+        (ZeroDivisionError("float division by zero"), Refused),
+        (torch.OutOfMemoryError("tried to allocate 2.41 GiB"), Short),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Short),
+    ],
+)
+def test_a_fault_at_one_streams_chunk_costs_that_stream_alone(device, monkeypatch, error, kind):
+    """It ended the device process, and with it the stream of everybody else."""
+    device, memories = device
+    memory, _ = opened(device, memories, "a")
+    other, _ = opened(device, memories, "b")
+    assert isinstance(stepped(device, other, "b", pictures(9)), Stepped)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device.engine.solver, "restore", fail)
+        reply = stepped(device, memory, "a", pictures(9))
+    assert isinstance(reply, kind) and str(error) in reply.reason
+    assert isinstance(stepped(device, other, "b", pictures(12)), Stepped)
+    assert device.engine._streams.keys() == device._streams.keys() == {"b"}
+    assert opened(device, memories, "a")[1] == Done()
+
+
+def test_a_fault_of_the_device_itself_ends_the_process(device, monkeypatch):
+    device, memories = device
+    memory, _ = opened(device, memories, "a")
+
+    def broken(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(device.engine.solver, "restore", broken)
+    monkeypatch.setattr(device, "_synchronize", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        stepped(device, memory, "a", pictures(9))
+
+
+def test_a_process_that_may_open_no_more_files_refuses_the_stream_and_keeps_in_step():
+    """The descriptor that did not arrive was an IndexError, and the next request was read from the wrong byte."""
+    ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ours, theirs, tempfile.TemporaryFile() as file:
+        send_fds(ours, [b"F"], [file.fileno()])
+        ours.send(b"next")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files") as raised:
+                device_process.receive_descriptor(theirs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert is_shortage(raised.value)
+        assert theirs.recv(4) == b"next"
 
 
 def test_a_gap_grounds_a_stream_whose_operator_remembers_and_no_other(device):

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import time
 from collections import deque
 
@@ -8,10 +9,12 @@ import pytest
 from core.chunks import Chunk
 from core.contract import SolverConfig
 from core.operators.super_resolution import SuperResolution
+from server.device import frame_memory
 from server.device.backoff import Backoff
-from server.device.messages import Done, Loaded, Ready, Refused, Step, StreamSpec, Unusable
+from server.device.messages import Done, Loaded, Ready, Refused, Short, Step, StreamSpec, Unusable
 from server.device.process import DeviceLost
-from server.device.worker import Plan, Work, Worker, WorkerConfig
+from server.device.work import Plan, Work
+from server.device.worker import Worker, WorkerConfig
 from server.scheduling.scheduler import Job, Scheduler
 from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice
@@ -23,7 +26,7 @@ class Listener:
     """Keeps what it hears."""
 
     def __init__(self):
-        self.restored, self.passed, self.refused, self.lost, self.states = [], [], [], [], []
+        self.restored, self.passed, self.refused, self.lost, self.states, self.short = [], [], [], [], [], []
         self.rung = "full"
 
     def begin(self, job, now):
@@ -37,6 +40,9 @@ class Listener:
 
     def on_refused(self, job, reason):
         self.refused.append((job, reason))
+
+    def on_shortage(self, job):
+        self.short.append(job)
 
     def on_device_lost(self, job):
         self.lost.append(job)
@@ -155,8 +161,80 @@ async def test_a_device_that_never_restores_is_given_up_after_its_chances():
     async with running(*[OSError("no process")] * 3, config=config) as r:
         await r.until(lambda: r.worker.state == "failed")
         assert r.worker.restarts == 2
-        assert "3 times in a row" in r.worker.reason
+        assert r.worker.reason == "it was lost 3 times in a row: no process"
         await r.worker.settled()
+
+
+async def test_a_device_that_failed_serves_again_when_the_cause_is_gone():
+    """`failed` was final: six bad starts, and the server passed everything through until somebody restarted it."""
+    config = WorkerConfig(max_restarts=1)
+    async with running(*[OSError("no driver")] * 4, FAST, FAST, config=config) as r:
+        r.worker._backoff.most = 0.005
+        await r.until(lambda: r.worker.state == "failed")
+        await r.until(lambda: r.worker.state == "ready")
+        assert r.listener.states == ["restarting", "failed", "ready"]
+        assert r.worker.reason is None and not r.listener.lost
+        r.submit("a", 0)
+        await r.until(lambda: r.listener.restored)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "too many open files"), RuntimeError("can't start new thread")]
+)
+async def test_a_device_that_cannot_start_for_want_of_ours_loses_no_chance(error):
+    async with running(*[error] * 4, FAST, config=WorkerConfig(max_restarts=1)) as r:
+        r.worker._scarcity.first = 0.005
+        await r.until(lambda: r.worker.shortages)
+        assert r.worker.reason == f"the server lacks memory or descriptors: {error}"
+        await r.until(lambda: r.worker.state == "ready")
+        assert r.listener.states == ["warming", "ready"]
+        assert (r.worker.reason, r.worker._backoff.failures) == (None, 0)
+
+
+async def test_descriptors_that_are_missing_for_a_chunk_are_no_loss_of_the_device(monkeypatch):
+    """EMFILE on a new stream's memory was taken for a lost device: six of them, and nobody was served any more."""
+    async with running(FAST) as r:
+        r.submit("b", 0)
+        await r.until(lambda: r.listener.restored)
+        with monkeypatch.context() as patch:
+            patch.setattr(frame_memory, "anonymous_file", fails_with(OSError(errno.EMFILE, "too many open files")))
+            r.submit("a", 0)
+            await r.until(lambda: r.listener.short)
+        r.submit("b", 1)
+        r.submit("a", 0)
+        await r.until(lambda: len(r.listener.restored) == 3)
+        assert [job.session_id for job in r.listener.short] == ["a"]
+        assert r.worker.shortages == 1 and len(r.started) == 1 and not r.listener.lost
+
+
+def fails_with(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+async def test_a_device_that_lacks_memory_for_a_chunk_costs_that_stream_alone():
+    greetings = [Loaded("m", "cpu", SolverConfig()), Ready({}, {})]
+    async with running(Scripted(greetings, Short("no memory"))) as r:
+        r.submit("a", 0)
+        await r.until(lambda: r.listener.short)
+        assert r.worker.state == "ready" and not r.listener.lost and not r.listener.refused
+
+
+async def test_a_fault_of_ours_at_one_chunk_ends_its_session_and_no_other():
+    """An exception while a chunk was planned ended the worker's task, and with it every stream."""
+    async with running(FAST) as r:
+        begin = r.listener.begin
+        r.listener.begin = fails_with(OverflowError("too large"))
+        r.submit("a", 0)
+        await r.until(lambda: r.listener.refused)
+        r.listener.begin = begin
+        r.submit("b", 0)
+        await r.until(lambda: r.listener.restored)
+        ((job, reason),) = r.listener.refused
+        assert job.session_id == "a" and "OverflowError" in reason
+        assert len(r.started) == 1 and not r.listener.lost
 
 
 class Noting(SimulatedProcess):
@@ -215,12 +293,12 @@ class Scripted:
         self.ended = True
 
 
-async def test_a_device_that_cannot_be_used_is_not_tried_again_and_says_why():
-    async with running(Scripted([Unusable("its weights are missing")])) as r:
+async def test_a_device_that_cannot_be_used_says_why_and_is_tried_again_only_now_and_then():
+    async with running(Scripted([Unusable("its weights are missing")]), FAST) as r:
         await r.until(lambda: r.worker.state == "failed")
         assert r.worker.reason == "its weights are missing"
-        await asyncio.wait([r.task])
-        assert r.started[0].ended
+        await r.until(lambda: r.started[0].ended)
+        assert r.worker._delay >= 10
 
 
 async def test_a_refused_chunk_is_its_sessions_fault_alone():
@@ -273,10 +351,15 @@ class BrokenQueue(deque):
 
 
 def test_backoff_grows_to_a_bound_and_starts_anew_after_a_success():
-    backoff = Backoff(limit=4, first=1, factor=10, most=50)
-    assert [backoff.fail() for _ in range(5)] == [1, 10, 50, 50, None]
+    backoff = Backoff(limit=3, first=1, factor=10, most=50, rarest=300)
+    assert [(backoff.fail(), backoff.given_up) for _ in range(3)] == [(1, False), (10, False), (50, False)]
+    assert [(backoff.fail(), backoff.given_up) for _ in range(4)] == [(s, True) for s in (100, 200, 300, 300)]
     backoff.succeed()
-    assert backoff.fail() == 1
+    assert backoff.fail() == 1 and not backoff.given_up
+    backoff.give_up()
+    assert backoff.fail() == 100 and backoff.given_up
+    backoff.failures = 10**6
+    assert backoff.fail() == 300
 
 
 @pytest.mark.parametrize("slowest, patience", [(0.0, 30.0), (0.1, 5.0), (1.0, 10.0), (9.0, 30.0)])

@@ -4,7 +4,7 @@ import pytest
 
 from core.chunks import Chunk
 from core.contract import SolverConfig
-from server.device.worker import Work
+from server.device.work import Work
 from server.scheduling.costs import Workload
 from server.scheduling.scheduler import Job
 from server.sessions.account import Account

@@ -5,7 +5,7 @@ import pytest
 from core.chunks import Chunk
 from core.contract import SolverConfig
 from server.device.messages import Loaded, Ready, Stepped, StreamSpec
-from server.device.worker import Plan, Restoration, Work
+from server.device.work import Plan, Restoration, Work
 from server.scheduling.scheduler import Job
 from server.sessions.config import SessionConfig
 from server.sessions.dispatch import Dispatch
@@ -102,6 +102,18 @@ async def test_a_device_that_is_lost_gives_every_waiting_chunk_back_to_its_sessi
     dispatch.on_device_lost(on_device)
     assert (a.passed, b.passed) == ([on_device], [waiting])
     assert (a.figures.device_losses, b.figures.device_losses) == (1, 1)
+    assert not dispatch.ended
+    dispatch.check_integrity({"a", "b"})
+
+
+async def test_a_shortage_at_one_chunk_gives_that_sessions_chunks_back_and_no_others(dispatch):
+    a, b = enter(dispatch, "a"), enter(dispatch, "b")
+    on_device, waiting, others = job(a, 1), job(a, 2), job(b, 1)
+    dispatch.queue(a, waiting)
+    dispatch.queue(b, others)
+    dispatch.on_shortage(on_device)
+    assert (a.passed, a.starts) == ([on_device, waiting], 1)
+    assert (b.passed, b.starts, dispatch.scheduler.waiting()) == ([], 0, 1)
     assert not dispatch.ended
     dispatch.check_integrity({"a", "b"})
 

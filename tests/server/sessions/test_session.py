@@ -13,7 +13,7 @@ from core.operators.averages import TemporalAverage
 from core.operators.blur import GaussianBlur
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import Stepped
-from server.device.worker import Plan, Restoration
+from server.device.work import Plan, Restoration
 from server.sessions.config import Deadlines, SessionConfig, SessionState, fit_size
 from server.sessions.outlet import CHANNEL_BYTES
 from server.sessions.session import Session, clock

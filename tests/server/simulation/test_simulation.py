@@ -12,7 +12,8 @@ from core.chunks import Chunk
 from core.contract import SolverConfig
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import StreamSpec
-from server.device.worker import Plan, Work, Worker, WorkerConfig
+from server.device.work import Plan, Work
+from server.device.worker import Worker, WorkerConfig
 from server.scheduling.admission import Admission, AdmissionConfig
 from server.scheduling.costs import CostModel, Workload
 from server.scheduling.ladder import RUNGS
