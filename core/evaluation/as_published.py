@@ -13,29 +13,14 @@ from core.evaluation.baselines import telea
 from core.operators.averages import SpatioTemporalAverage
 from core.operators.base import LinearOperator
 from core.operators.blur import GaussianBlur
+from core.operators.derived import DerivedOperator
 from core.operators.masks import MaskedOperator
 from core.operators.resizing import bilinear
 from core.operators.super_resolution import SuperResolution
 
 
-class AsPublished(LinearOperator):
+class AsPublished(DerivedOperator):
     """`operator` with the published code's replacement for its adjoint, and without closed forms."""
-
-    operator: LinearOperator
-
-    @property
-    def reach(self) -> int:  # type: ignore[override]
-        return self.operator.reach
-
-    @property
-    def lookback(self) -> int:  # type: ignore[override]
-        return self.operator.lookback
-
-    def A(self, x: Tensor, past: Tensor | None = None) -> Tensor:
-        return self.operator.A(x, past)
-
-    def A_linear(self, x: Tensor, preceding: int = 0) -> Tensor:
-        return self.operator.A_linear(x, preceding)
 
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
         match self.operator:
@@ -48,29 +33,11 @@ class AsPublished(LinearOperator):
                 return y
         return self.operator.A_adjoint(y, preceding)
 
-    def measurement_size(self, height: int, width: int) -> tuple[int, int]:
-        return self.operator.measurement_size(height, width)
-
-    def observed(self, frames: Tensor) -> Tensor:
-        return self.operator.observed(frames)
-
     def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor | None:
         """Telea's infill for lost pixels; None, which means conjugate gradients from `lift`, for all else."""
         if isinstance(self.operator, MaskedOperator):
             return telea(y, self.operator.mask(*y.shape[-2:])[0, 0])
         return None
-
-    def lift(self, y: Tensor) -> Tensor:
-        return self.operator.lift(y)
-
-    def hint(self, y: Tensor) -> Tensor:
-        return self.operator.hint(y)
-
-    def reliability(self, frames: int, height: int, width: int) -> Tensor:
-        return self.operator.reliability(frames, height, width)
-
-    def show(self, y: Tensor) -> Tensor:
-        return self.operator.show(y)
 
 
 def as_published(operator: LinearOperator) -> AsPublished:

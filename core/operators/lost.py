@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from core.operators.base import LinearOperator
+from core.operators.derived import DerivedOperator
 
 
 def mask_lost_frames(operator: LinearOperator, lost: tuple[int, ...]) -> LinearOperator:
@@ -16,24 +17,15 @@ def mask_lost_frames(operator: LinearOperator, lost: tuple[int, ...]) -> LinearO
     return LostFrames(operator=operator, lost=lost, noise=operator.noise, kind=operator.kind) if lost else operator
 
 
-class LostFrames(LinearOperator):
+class LostFrames(DerivedOperator):
     """`operator`, of whose chunk the measurement frames `lost` are missing: A' = D A, where D keeps the others.
 
     What y holds at the lost frames is never looked at. x_init starts from measurements blended in their place; all
     that consistency asks of such a frame it asks of its neighbours (and, when A averages over time, through them).
     """
 
-    operator: LinearOperator
     lost: tuple[Annotated[int, Field(ge=0, le=10_000)], ...]
     """indices of the frames of the chunk"""
-
-    @property
-    def reach(self) -> int:  # type: ignore[override]
-        return self.operator.reach
-
-    @property
-    def lookback(self) -> int:  # type: ignore[override]
-        return self.operator.lookback
 
     @property
     def recall(self) -> int:  # type: ignore[override]
@@ -51,9 +43,6 @@ class LostFrames(LinearOperator):
 
     def A_adjoint(self, y: Tensor, preceding: int = 0) -> Tensor:
         return self.operator.A_adjoint(self._known(y), preceding)
-
-    def measurement_size(self, height: int, width: int) -> tuple[int, int]:
-        return self.operator.measurement_size(height, width)
 
     def completed(self, y: Tensor, y_past: Tensor | None) -> Tensor:
         """Each lost frame blended from the measured ones before and after it; a copy where there is only one.
@@ -95,18 +84,9 @@ class LostFrames(LinearOperator):
         closed = self.operator.prox(x[known], y[known], None, gamma)
         return None if closed is None else x.index_copy(0, torch.tensor(known, device=x.device), closed)
 
-    def lift(self, y: Tensor) -> Tensor:
-        return self.operator.lift(y)
-
-    def hint(self, y: Tensor) -> Tensor:
-        return self.operator.hint(y)
-
     def reliability(self, frames: int, height: int, width: int) -> Tensor:
         every = self.operator.reliability(frames, height, width).expand(frames, -1, -1, -1)
         return every.index_fill(0, torch.tensor(self.lost, device=every.device), -1.0)
-
-    def show(self, y: Tensor) -> Tensor:
-        return self.operator.show(y)
 
     def _measured(self, frames: int) -> list[int]:
         return [index for index in range(frames) if index not in self.lost]
