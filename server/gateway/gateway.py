@@ -11,10 +11,11 @@ import aiohttp
 from aiohttp import web
 
 from server.api.addresses import client_of
+from server.api.bodies import read_body
 from server.gateway.forward import Answer, Broken, Forward, NotSent, bearer
 from server.gateway.line import Line
 from server.gateway.membership import Membership
-from server.gateway.placement import RETRIED, Cluster, Node
+from server.gateway.placement import RETRIED, Cluster, Node, owner
 from server.gateway.probes import Probes
 from server.gateway.settings import GatewaySettings
 from server.refusals import Refusal
@@ -106,6 +107,20 @@ class Gateway:
 
 
 GATEWAY = web.AppKey("gateway", Gateway)
+
+
+async def to_its_node(request: web.Request) -> web.Response:
+    """Hands a request about a session to the node in its id."""
+    gateway, resource = request.app[GATEWAY], request.match_info["id"]
+    node = gateway.cluster.named(owner(resource))
+    if node is None:
+        raise no_session(resource)
+    return (await gateway.send(node, request, await read_body(request))).response()
+
+
+async def of_any(request: web.Request) -> web.Response:
+    """Hands a request that all nodes answer alike to one of them."""
+    return await request.app[GATEWAY].from_any(request)
 
 
 def refusal_code(answer: Answer) -> str:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from server.api.metrics import counter, counters, gauge, gauges
 from server.gateway.forward import Broken, NotSent
-from server.gateway.gateway import GATEWAY, Gateway, no_node
+from server.gateway.gateway import GATEWAY, Gateway, no_node, of_any
 from server.gateway.placement import Node, NodeState
 
 SUMMED = ("opened", "refused", "tasks", "frame_memory_bytes")
@@ -47,10 +47,6 @@ async def readiness(request: web.Request) -> web.Response:
         raise no_node(request.app[GATEWAY].cluster)
     models = sorted({node.report.model for node in live if node.report})
     return web.json_response({"status": "ready", "model": ", ".join(models), "nodes": len(live)})
-
-
-async def of_any(request: web.Request) -> web.Response:
-    return await request.app[GATEWAY].from_any(request)
 
 
 async def stats(request: web.Request) -> web.Response:

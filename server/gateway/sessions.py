@@ -12,7 +12,7 @@ from pydantic import Field
 from core.config import Config
 from server.api.bodies import read_body, read_json, validate
 from server.gateway.forward import Answer
-from server.gateway.gateway import GATEWAY, Gateway, no_session, refusal_code
+from server.gateway.gateway import GATEWAY, Gateway, refusal_code, to_its_node
 from server.gateway.line import RETRY_AFTER
 from server.gateway.placement import RETRIED, Cluster, Node, may_try, owner
 from server.refusals import Place, Refusal
@@ -119,15 +119,6 @@ def marked(answer: Answer, **values: Any) -> web.Response:
         return answer.response()
     body = json.dumps({**json.loads(answer.body), **values})
     return Answer(201, answer.headers, body.encode()).response()
-
-
-async def to_its_node(request: web.Request) -> web.Response:
-    """Hands a request about a session to the node in its id."""
-    gateway, resource = request.app[GATEWAY], request.match_info["id"]
-    node = gateway.cluster.named(owner(resource))
-    if node is None:
-        raise no_session(resource)
-    return (await gateway.send(node, request, await read_body(request))).response()
 
 
 async def leave_line(request: web.Request) -> web.Response:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from server.api.bodies import read_body
-from server.gateway.gateway import GATEWAY, no_node, no_session
-from server.gateway.placement import Cluster, Node, owner
+from server.gateway.gateway import GATEWAY, no_node, of_any, to_its_node
+from server.gateway.placement import Cluster, Node
 from server.refusals import Refusal
 
 
@@ -49,15 +49,3 @@ async def watch(request: web.Request) -> web.Response:
     if node is None:
         raise Refusal(409, "not_published", f"nobody publishes {name[:64]!r} now", retry_after=2)
     return (await gateway.send(node, request, await read_body(request))).response()
-
-
-async def to_its_node(request: web.Request) -> web.Response:
-    gateway, resource = request.app[GATEWAY], request.match_info["id"]
-    node = gateway.cluster.named(owner(resource))
-    if node is None:
-        raise no_session(resource)
-    return (await gateway.send(node, request, await read_body(request))).response()
-
-
-async def of_any(request: web.Request) -> web.Response:
-    return await request.app[GATEWAY].from_any(request)
