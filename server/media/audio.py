@@ -19,6 +19,8 @@ import av
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
+from server.media.tracks import changed_or_due
+
 P = TypeVar("P")
 
 
@@ -115,12 +117,7 @@ class CarriedTrack(MediaStreamTrack):
             taken = self.playout.take(clock())
             if taken is not None:
                 return self._stamp(*taken)
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(self.playout.due()):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await changed_or_due(self._changed, self.playout.due())
         raise MediaStreamError("the session ended")
 
     def _stamp(self, out: float, packet: av.Packet[Any]) -> av.Packet[Any]:

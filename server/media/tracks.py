@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -67,13 +68,16 @@ class RestoredTrack(MediaStreamTrack):
                     self._on_dropped(late)
                 self._on_left(frame, now)
                 return stamp(frame.image, slot, self.playout.fps)
-            self._changed.clear()
-            try:
-                async with asyncio.timeout_at(self.playout.due()):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await changed_or_due(self._changed, self.playout.due())
         raise MediaStreamError("the session ended")
+
+
+async def changed_or_due(changed: asyncio.Event, due: float | None) -> None:
+    """Waits until `changed` is set anew, but not beyond `due` in the loop's time."""
+    changed.clear()
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(due):
+            await changed.wait()
 
 
 def stamp(image: VideoFrame, slot: int, fps: float) -> VideoFrame:
