@@ -30,8 +30,10 @@ chromium:
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends chromium; }
 
+# A worker per core, up to four: each loads torch, 0.6 GB.
+WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 test: setup chromium
-	$(BIN)/pytest -q -m "not slow and not gpu and not weights and not network"
+	$(BIN)/pytest -q $(WORKERS) -m "not slow and not gpu and not weights and not network"
 
 # Prometheus' promtool and docker-compose, to hold what we ship for them to their own rules.
 .PHONY: deploy-tools

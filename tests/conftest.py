@@ -1,10 +1,50 @@
 import asyncio
 import gc
 import logging
+import os
 import shutil
 
 import pytest
 import uvloop
+
+ONE_THREAD = pytest.StashKey[bool]()
+"""whether it was the tests' own choice to compute with one thread"""
+QUIET = ("tests/browser/", "tests/e2e/", "tests/server/loadtest/test_loadtest.py", "tests/server/api/test_vitals.py")
+"""tests in real time that need more than one core: they run last, one after the other on one worker"""
+
+
+def pytest_configure(config):
+    """Read when torch is imported: beside other work two threads wait for each other longer than one computes."""
+    runs_tests = not config.getoption("numprocesses", None)
+    config.stash[ONE_THREAD] = runs_tests and "OMP_NUM_THREADS" not in os.environ
+    if config.stash[ONE_THREAD]:
+        os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.nodeid.startswith(QUIET))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One file is one worker's, and all quiet tests are."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "quiet" if nodeid.startswith(QUIET) else super()._split_scope(nodeid)
+
+        def remove_node(self, node):
+            """A test that ends its worker, as one that runs into its limit does, has failed and is not run again."""
+            for unit in self.assigned_work[node].values():
+                for nodeid, is_done in unit.items():
+                    if not is_done:
+                        del unit[nodeid]
+                        super().remove_node(node)
+                        return nodeid
+            return super().remove_node(node)
+
+    return Scheduling(config, log)
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -12,8 +52,13 @@ def pytest_asyncio_loop_factories(config, item):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def imported_once():
-    """What the imports left on the heap is not looked at again after every test."""
+def imported_once(request):
+    """What the imports left on the heap is not looked at again after every test.
+
+    Processes that tests start choose their own number of threads.
+    """
+    if request.config.stash[ONE_THREAD]:
+        del os.environ["OMP_NUM_THREADS"]
     gc.collect()
     gc.freeze()
 
