@@ -8,7 +8,6 @@ from ipaddress import ip_network
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
-from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 from yarl import URL
 
 from server.api.app import bound, create_app
@@ -77,16 +76,6 @@ async def http():
         client.sessions = sessions
         yield client
         sessions.check_integrity()
-
-
-@pytest.fixture
-async def offer():
-    """A body that opens a session."""
-    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    pc.addTrack(VideoStreamTrack())
-    await pc.setLocalDescription(await pc.createOffer())
-    yield {"sdp": pc.localDescription.sdp, "type": "offer", "mode": "simulate", "size": "128x96"}
-    await pc.close()
 
 
 def idle_app(**settings):

@@ -5,7 +5,6 @@ from hashlib import sha256
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 
 from server.api.app import create_app
 from server.api.guards import HEADERS
@@ -27,16 +26,6 @@ CHANGING = [
     ("DELETE", "/whep/cam/x"),
 ]
 EVIL = "https://evil.example"
-
-
-@pytest.fixture
-async def offer():
-    """A body that opens a session."""
-    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    pc.addTrack(VideoStreamTrack())
-    await pc.setLocalDescription(await pc.createOffer())
-    yield {"sdp": pc.localDescription.sdp, "type": "offer", "mode": "simulate", "size": "128x96"}
-    await pc.close()
 
 
 @pytest.fixture

@@ -6,27 +6,15 @@ from argparse import ArgumentTypeError
 import av
 import numpy as np
 import pytest
-import torch
 
 from core.evaluation.bench import moving_scene
-from core.models.load import Model
-from core.models.tiny.denoiser import TinyConfig
-from core.models.tiny.load import build
 from server import cli
-from server.commands import bench, evaluate_clip, evaluate_loss, evaluate_preset, options
+from server.commands import bench, evaluate_clip, evaluate_loss, evaluate_preset
 from server.files.inputs import read_picture
 from server.files.sheet import busiest
 from server.files.vmaf import vmaf, vmaf_ffmpeg
 
-SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
-
-
-@pytest.fixture(autouse=True)
-def small_model(monkeypatch):
-    def load(name, weights, device, codec, settings):
-        return Model(name, *build(SMALL), torch.device("cpu"), 1)
-
-    monkeypatch.setattr(options, "load", load)
+pytestmark = pytest.mark.usefixtures("loads")
 
 
 @pytest.fixture

@@ -5,25 +5,12 @@ import json
 import av
 import numpy as np
 import pytest
-import torch
 import transformers
 
-from core.models.load import Model
-from core.models.tiny.denoiser import TinyConfig
-from core.models.tiny.load import build
 from core.novel_view.depth_model import seen_size
 from server import cli
-from server.commands import options
 
-SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
-
-
-@pytest.fixture(autouse=True)
-def small_model(monkeypatch):
-    def load(name, weights, device, codec, settings):
-        return Model(name, *build(SMALL), torch.device("cpu"), 1)
-
-    monkeypatch.setattr(options, "load", load)
+pytestmark = pytest.mark.usefixtures("loads")
 
 
 @pytest.fixture

@@ -6,30 +6,18 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-import torch
 
 from core.engine import Engine
 from core.evaluation.bench import moving_scene
-from core.models.load import Model
-from core.models.tiny.denoiser import TinyConfig
-from core.models.tiny.load import build
 from core.operators.averages import SpatioTemporalAverage
 from core.operators.super_resolution import SuperResolution
 from server import cli
-from server.commands import options, restore_file
+from server.commands import restore_file
 from server.files.inputs import open_source, read_clip, read_picture
 from server.files.outputs import write_png
 from server.files.source import About, Picture
 
-SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
-
-
-@pytest.fixture(autouse=True)
-def small_model(monkeypatch):
-    def load(name, weights, device, codec, settings):
-        return Model(name, *build(SMALL), torch.device("cpu"), 1)
-
-    monkeypatch.setattr(options, "load", load)
+pytestmark = pytest.mark.usefixtures("loads")
 
 
 def write_video(path, frames=14, height=48, width=64, rotation=0, audio=False):

@@ -5,33 +5,16 @@ import os
 from fractions import Fraction
 
 import pytest
-import torch
 
 from core.engine import Engine
 from core.evaluation.bench import moving_scene
-from core.models.load import Model
-from core.models.tiny.denoiser import TinyConfig
-from core.models.tiny.load import build
 from server import cli
-from server.commands import options, restore_batch
+from server.commands import restore_batch
 from server.files.inputs import open_source
 from server.files.outputs import open_sink, write_png
 from server.files.source import About, Picture, leave_out
 
-SMALL = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
-
-
-@pytest.fixture(autouse=True)
-def loads(monkeypatch):
-    """How often the model was loaded."""
-    found = []
-
-    def load(name, weights, device, codec, settings):
-        found.append(name)
-        return Model(name, *build(SMALL), torch.device("cpu"), 1)
-
-    monkeypatch.setattr(options, "load", load)
-    return found
+pytestmark = pytest.mark.usefixtures("loads")
 
 
 def video(path, frames=9):

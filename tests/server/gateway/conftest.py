@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
-from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 
 from server.api.app import create_app
 from server.api.keys import SESSIONS
@@ -113,13 +112,3 @@ async def site(names="abc", gateways=1, **settings):
 async def three():
     async with site() as found:
         yield found
-
-
-@pytest.fixture
-async def offer():
-    """A body that opens a session."""
-    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    pc.addTrack(VideoStreamTrack())
-    await pc.setLocalDescription(await pc.createOffer())
-    yield {"sdp": pc.localDescription.sdp, "type": "offer", "mode": "simulate", "size": "128x96"}
-    await pc.close()

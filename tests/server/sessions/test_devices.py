@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from aiortc import RTCConfiguration, RTCPeerConnection, VideoStreamTrack
 
 from server.api.app import create_app
 from server.api.keys import SESSIONS
@@ -60,15 +59,6 @@ def serve():
             sessions.check_integrity()
 
     return serve
-
-
-@pytest.fixture
-async def offer():
-    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    pc.addTrack(VideoStreamTrack())
-    await pc.setLocalDescription(await pc.createOffer())
-    yield {"sdp": pc.localDescription.sdp, "type": "offer", "mode": "simulate", "size": "128x96"}
-    await pc.close()
 
 
 async def open_sessions(running, offer, count):

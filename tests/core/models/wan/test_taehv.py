@@ -3,6 +3,7 @@ import torch
 
 from core.models.wan.model import randomise
 from core.models.wan.taehv import LEAD, TAEHV, Grow, MemoryBlock, Pool, TAEHVConfig
+from tests.core.models.wan.test_vae import stream
 
 SMALL = TAEHVConfig(channels=4, encoder_width=8, decoder_widths=(16, 12, 8, 8))
 
@@ -13,14 +14,6 @@ def make_codec():
 
 def make_clip(frames=21, seed=0):
     return torch.rand(frames, 3, 16, 24, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def stream(step, x, lengths):
-    memory, out = None, []
-    for part in x.split(lengths):
-        y, memory = step(part, memory)
-        out.append(y)
-    return torch.cat(out)
 
 
 def one_by_one(layers, x):
