@@ -36,6 +36,7 @@ from pydantic import Field
 from core.config import Config
 from server.loadtest.footage import Clip, Footage, SyntheticScene, Yuv
 from server.loadtest.frame_code import Luma, code_height, draw_code, read_code, unwrap
+from server.refusals import Refusal
 
 CLOCK_RATE = 90_000
 """ticks per second of a video timestamp"""
@@ -72,16 +73,6 @@ class ClientConfig(Config):
     """seconds after the last frame that counts in which frames may still come back"""
     psnr_every: int = Field(8, ge=1, le=10**6)
     """every n-th frame is compared with the original"""
-
-
-class Refused(Exception):
-    """The server opened no session."""
-
-    def __init__(self, status: int, body: dict[str, Any], retry_after: str | None):
-        super().__init__(body.get("message", f"HTTP {status}"))
-        self.status = status
-        self.code = body.get("code", "")
-        self.retry_after = retry_after
 
 
 class SourceTrack(MediaStreamTrack):
@@ -187,8 +178,7 @@ class Client:
         async with http.post(f"{config.url}/sessions", json=body) as response:
             answer = await response.json()
             if response.status != 201:
-                retry_after = response.headers.get("Retry-After")
-                raise Refused(response.status, answer.get("error", {}), retry_after)
+                raise refusal_of(response, answer.get("error", {}))
         self._tell({"event": "opened", "id": answer["id"], "at": time.monotonic()})
         await pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
         return f"{config.url}/sessions/{answer['id']}"
@@ -301,6 +291,12 @@ class Client:
         self._tasks.add(asyncio.get_running_loop().create_task(coroutine))
 
 
+def refusal_of(response: aiohttp.ClientResponse, error: dict[str, Any]) -> Refusal:
+    """Why the server opened no session, in its own words."""
+    message, retry_after = error.get("message", f"HTTP {response.status}"), response.headers.get("Retry-After")
+    return Refusal(response.status, error.get("code", ""), message, float(retry_after) if retry_after else None)
+
+
 def numbered(footage: Footage, number: int, config: ClientConfig) -> Yuv:
     """The picture of that number with its code drawn in."""
     picture = footage(number)
@@ -382,10 +378,9 @@ async def session(config: ClientConfig, footage: Footage, stop: asyncio.Event) -
     try:
         await client.run(stop)
         reason = client.why_nothing()
-    except Refused as refusal:
-        retry_after = float(refusal.retry_after) if refusal.retry_after else None
-        told = {"status": refusal.status, "code": refusal.code, "reason": str(refusal), "retry_after": retry_after}
-        tell({"event": "refused", **told})
+    except Refusal as refusal:
+        told = {"status": refusal.status, "code": refusal.code, "reason": refusal.message}
+        tell({"event": "refused", **told, "retry_after": refusal.retry_after})
         reason = f"refused: {refusal.status} {refusal.code}"
     except TimeoutError:
         reason = f"not connected within {config.connect_timeout:g} s ({client.reached})"
