@@ -3,6 +3,13 @@
 The parts are receivers that complete frames on the marker, request what is lost and decode within limits; a sender
 whose bit rate fits its frame; sockets that are bound where we say and listen to the peer only. This package uses
 private names of aiortc and aioice: server/webrtc/versions.py says of which versions.
+
+Five of them are name-mangled, since aiortc has no other place to put a part in:
+
+    _RTCPeerConnection__connect              runs ICE and DTLS; we keep its task, to stop it in `close`
+    _RTCPeerConnection__createTransceiver    makes a sender and a receiver; we put ours in their place
+    _RTCRtpTransceiver__sender, __receiver   where a transceiver keeps the two
+    _RTCPeerConnection__createDtlsTransport  makes a transport; we adopt it before it starts
 """
 
 from __future__ import annotations
