@@ -51,9 +51,9 @@ class Broadcast:
         self._players: set[PlayerTrack] = set()
         self.ended = asyncio.Event()
 
-    def join(self) -> PlayerTrack:
-        """A track for one more peer."""
-        player = PlayerTrack(self._source.kind, self._limit)
+    def join(self, limit: int | None = None) -> PlayerTrack:
+        """A track for one more peer, with a limit of its own if it is given one."""
+        player = PlayerTrack(self._source.kind, limit or self._limit)
         self._players.add(player)
         return player
 

@@ -18,6 +18,7 @@ from server.sessions.sessions import Sessions
 from server.settings import Settings
 from server.webrtc.offer import Offer
 from server.webrtc.peer import PeerConnection
+from server.webrtc.quality_classes import KEPT, QualityClasses
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,9 @@ class Stream:
     offer: Offer
     video: Broadcast
     sound: Broadcast | None
+    classes: QualityClasses
+    """the encoders of its players"""
     players: dict[str, Player] = field(default_factory=dict)
-
-    @property
-    def broadcasts(self) -> list[Broadcast]:
-        return [self.video] if self.sound is None else [self.video, self.sound]
 
 
 class Streams:
@@ -73,7 +72,9 @@ class Streams:
             raise
         session = opened.session
         sound = Broadcast(session.outlet.sound, PLAYER_PACKETS) if session.outlet.sound else None
-        stream = Stream(name, session, offer, session.outlet.broadcast, sound)
+        key_every, clock = rtc_config(self.settings, config.fps).key_frame_every, asyncio.get_running_loop().time
+        classes = QualityClasses(config.fps, key_every, clock)
+        stream = Stream(name, session, offer, session.outlet.broadcast, sound, classes)
         self._streams[name] = stream
         self._spawn(self._play(stream))
         return stream, opened.answer
@@ -112,7 +113,7 @@ class Streams:
         stream = self.published(name)
         if len(stream.players) >= self.settings.max_players:
             raise Refusal(503, "full", f"{name!r} has {len(stream.players)} players, the most", retry_after=10)
-        pc = PeerConnection(rtc_config(self.settings, stream.session.config.fps))
+        pc = PeerConnection(rtc_config(self.settings, stream.session.config.fps), stream.classes)
         player = Player(self.sessions.new_id(), pc, offer)
         stream.players[player.id] = player
         player.deadline = self._spawn(self._expire(stream, player))
@@ -127,7 +128,9 @@ class Streams:
 
     def _connect(self, stream: Stream, player: Player) -> list[PlayerTrack]:
         """The player's tracks; and hears when it goes."""
-        player.tracks = [(broadcast, broadcast.join()) for broadcast in stream.broadcasts]
+        player.tracks = [(stream.video, stream.video.join(KEPT))]
+        if stream.sound is not None:
+            player.tracks.append((stream.sound, stream.sound.join()))
 
         @player.pc.on("connectionstatechange")
         def on_connectionstatechange() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -17,20 +18,73 @@ from av.video.frame import PictureType
 from server.webrtc.bitrate import RateFollower, bitrates
 
 
-class VideoEncoder(Encoder):
-    """VP8 for restored frames: the rate fits the size, the denoiser is off, key frames are bounded."""
+@dataclass(frozen=True)
+class Encoded:
+    """A picture as VP8, for one sender or for many."""
+
+    payloads: list[bytes]
+    """of its RTP packets, in order"""
+    timestamp: int
+    """in 90 kHz, before a sender's random offset"""
+    size: int
+    """bytes of all payloads"""
+    key: bool
+    """it can be decoded without the pictures before it"""
+
+
+class PictureEncoder:
+    """Encodes pictures at the rate that is asked for with each. Another rate or size costs a key frame."""
+
+    def __init__(self) -> None:
+        self.rebuilds = 0
+        self._context: av.VideoCodecContext | None = None
+        self._picture_id = 0
+
+    def encode(self, frame: VideoFrame, bps: int, key: bool = False) -> Encoded:
+        """`frame` at `bps` bits per second; `key`: as a key frame, whatever came before."""
+        picture = frame if frame.format.name == "yuv420p" else frame.reformat(format="yuv420p")
+        context = self._context_for(picture, bps)
+        kind = picture.pict_type
+        picture.pict_type = PictureType.I if key else PictureType.NONE
+        try:
+            packets = context.encode(picture)
+        finally:
+            picture.pict_type = kind
+        assert frame.pts is not None and frame.time_base is not None
+        timestamp = convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
+        payloads = self.packetize(b"".join(map(bytes, packets)))
+        return Encoded(payloads, timestamp, sum(map(len, payloads)), any(packet.is_keyframe for packet in packets))
+
+    def _context_for(self, frame: VideoFrame, bps: int) -> av.VideoCodecContext:
+        context = self._context
+        wanted = (frame.width, frame.height, bps)
+        if context is None or wanted != (context.width, context.height, context.bit_rate):
+            context = self._context = create_vp8_encoder(*wanted)
+            self.rebuilds += 1
+        return context
+
+    def packetize(self, data: bytes) -> list[bytes]:
+        """The payloads of one encoded picture."""
+        self._picture_id = (self._picture_id + 1) % (1 << 15)
+        return PacketizingEncoder._packetize(data, self._picture_id)
+
+
+class FollowingEncoder:
+    """What a sender asks of an encoder: a bit rate that fits the frame, and that follows what its receiver says."""
 
     capacity: float | None = None
     """bits per second that the path carries, as probed before the first frame; None when that is unknown"""
+    rebuilds: int
+    """how often the rate or the size began anew, each time with a key frame"""
 
     def __init__(self, fps: float, now: Callable[[], float]):
         self._fps = fps
         self._now = now
-        self._context: av.VideoCodecContext | None = None
         self._follower: RateFollower | None = None
-        self._picture_id = 0
+        self._size = (0, 0)
         self._sent: deque[tuple[float, int]] = deque()
-        self.rebuilds = 0
+        self._bytes = 0
+        """of all in `_sent`"""
 
     @property
     def target_bitrate(self) -> int:
@@ -47,52 +101,46 @@ class VideoEncoder(Encoder):
         if self._follower is not None:
             self._follower.lose(share)
 
+    def _choose(self, frame: VideoFrame, free: bool) -> int:
+        """Bits per second for this frame. `free`: it becomes a key frame anyway."""
+        size = (frame.width, frame.height)
+        if self._follower is None or size != self._size:
+            self._follower, self._size = RateFollower(bitrates(*size, self._fps), self.capacity), size
+        return self._follower.choose(self._now(), free)
+
+    def _note_sent(self, encoded: Encoded) -> None:
+        """Keeps the rate of the last two seconds."""
+        now = self._now()
+        self._sent.append((now, encoded.size))
+        self._bytes += encoded.size
+        while now - self._sent[0][0] > 2.0:
+            self._bytes -= self._sent.popleft()[1]
+        assert self._follower is not None
+        self._follower.sent = 8 * self._bytes / 2.0
+
+
+class VideoEncoder(FollowingEncoder, Encoder):
+    """VP8 for the frames of one sender."""
+
+    def __init__(self, fps: float, now: Callable[[], float]):
+        super().__init__(fps, now)
+        self._pictures = PictureEncoder()
+
+    @property
+    def rebuilds(self) -> int:  # type: ignore[override]
+        return self._pictures.rebuilds
+
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
         """The payloads of one frame, and its RTP timestamp before the random offset."""
         assert isinstance(frame, VideoFrame)
-        picture = frame if frame.format.name == "yuv420p" else frame.reformat(format="yuv420p")
-        context = self._context_for(picture, force_keyframe)
-        kind = picture.pict_type
-        picture.pict_type = PictureType.I if force_keyframe else PictureType.NONE
-        try:
-            data = b"".join(bytes(packet) for packet in context.encode(picture))
-        finally:
-            picture.pict_type = kind
-        self._note_sent(len(data))
-        assert frame.pts is not None and frame.time_base is not None
-        return self._packetize(data), convert_timebase(frame.pts, frame.time_base, VIDEO_TIME_BASE)
+        encoded = self._pictures.encode(frame, self._choose(frame, force_keyframe), force_keyframe)
+        self._note_sent(encoded)
+        return encoded.payloads, encoded.timestamp
 
     def pack(self, packet: Any) -> tuple[list[bytes], int]:
         """The payloads of an already encoded frame."""
-        return self._packetize(bytes(packet)), convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
-
-    def _context_for(self, frame: VideoFrame, free: bool) -> av.VideoCodecContext:
-        """The encoder for this frame: the present one, unless the size or the rate must change."""
-        context = self._context
-        if context is None or (frame.width, frame.height) != (context.width, context.height):
-            rates = bitrates(frame.width, frame.height, self._fps)
-            self._follower = RateFollower(rates, self.capacity)
-            context = None
-        assert self._follower is not None
-        bps = self._follower.choose(self._now(), free)
-        if context is None or context.bit_rate != bps:
-            context = create_vp8_encoder(frame.width, frame.height, bps)
-            self.rebuilds += 1
-        self._context = context
-        return context
-
-    def _note_sent(self, size: int) -> None:
-        """Keeps the rate of the last two seconds."""
-        now = self._now()
-        self._sent.append((now, size))
-        while now - self._sent[0][0] > 2.0:
-            self._sent.popleft()
-        assert self._follower is not None
-        self._follower.sent = 8 * sum(size for _, size in self._sent) / 2.0
-
-    def _packetize(self, data: bytes) -> list[bytes]:
-        self._picture_id = (self._picture_id + 1) % (1 << 15)
-        return PacketizingEncoder._packetize(data, self._picture_id)
+        timestamp = convert_timebase(packet.pts, packet.time_base, VIDEO_TIME_BASE)
+        return self._pictures.packetize(bytes(packet)), timestamp
 
 
 def create_vp8_encoder(width: int, height: int, bps: int) -> av.VideoCodecContext:

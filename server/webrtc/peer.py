@@ -40,6 +40,7 @@ from server.webrtc.dtls import GuardedDtls
 from server.webrtc.ice_agent import BoundConnection
 from server.webrtc.layers import Layer
 from server.webrtc.offer import Offer
+from server.webrtc.quality_classes import QualityClasses
 from server.webrtc.receiver import AudioReceiver, VideoReceiver
 from server.webrtc.sender import VideoSender
 
@@ -52,8 +53,10 @@ TRICKLED = 64
 class PeerConnection(RTCPeerConnection):
     """aiortc's peer connection with our receivers, senders and sockets, for a session's server side."""
 
-    def __init__(self, config: RtcConfig | None = None):
+    def __init__(self, config: RtcConfig | None = None, classes: QualityClasses | None = None):
+        """`classes` are the encoders that this connection's video shares with others."""
         self.config = config or RtcConfig()
+        self._classes = classes
         self._connecting: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._trickled = 0
@@ -202,7 +205,7 @@ class PeerConnection(RTCPeerConnection):
         parent: Any = super()
         transceiver: RTCRtpTransceiver = parent._RTCPeerConnection__createTransceiver(direction, kind, sender_track)
         old = transceiver.sender
-        sender = VideoSender(sender_track, old.transport, self.config) if kind == "video" else old
+        sender = VideoSender(sender_track, old.transport, self.config, self._classes) if kind == "video" else old
         receiver_type = VideoReceiver if kind == "video" else AudioReceiver
         receiver = receiver_type(old.transport, self.config, self._layers.get(kind, ()))
         sender._stream_id = old._stream_id

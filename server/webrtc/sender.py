@@ -19,7 +19,7 @@ from aiortc.codecs import get_encoder, is_rtx
 from aiortc.codecs.base import Encoder
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcdtlstransport import RTCDtlsTransport
-from aiortc.rtcrtpparameters import RTCRtpSendParameters
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpSendParameters
 from aiortc.rtp import (
     RTCP_PSFB_APP,
     RTCP_PSFB_FIR,
@@ -43,12 +43,15 @@ from av import VideoFrame
 
 from server.webrtc.bitrate import Pacer, Repeats
 from server.webrtc.config import RtcConfig
-from server.webrtc.encoder import VideoEncoder
+from server.webrtc.encoder import FollowingEncoder, VideoEncoder
 from server.webrtc.ice_agent import BoundConnection
+from server.webrtc.quality_classes import QualityClasses, SharedEncoder
 from server.webrtc.sender_reports import SenderReports
 
 logger = logging.getLogger(__name__)
 
+HEADER = 24
+"""bytes of an RTP header with our extensions"""
 LEAST_PAUSE = 0.002
 """seconds; a shorter sleep costs more than it spreads"""
 MAX_REQUESTED = 100
@@ -84,13 +87,13 @@ class History:
         """
         packet = self._sent.get(sequence)
         if packet is not None:
-            packet.extensions.abs_send_time = send_time()
+            packet.extensions.abs_send_time = send_time(ntp_clock.current_ntp_time())
         return packet
 
 
-def send_time() -> int:
-    """The present time in the units of the header extension abs-send-time: 24 bits, 1/2^18 s."""
-    return ntp_clock.current_ntp_time() >> 14 & 0xFFFFFF
+def send_time(ntp: int) -> int:
+    """An NTP time of 64 bits in the units of the header extension abs-send-time: 24 bits, 1/2^18 s."""
+    return ntp >> 14 & 0xFFFFFF
 
 
 def log_fault(task: asyncio.Task[None]) -> None:
@@ -99,15 +102,27 @@ def log_fault(task: asyncio.Task[None]) -> None:
 
 
 class VideoSender:
-    """Sends one track with our encoder, after it has probed the path's bandwidth."""
+    """Sends one track with our encoder, after it has probed the path's bandwidth.
+
+    With `classes`, the encoders that all players of a stream share; else with one of its own.
+    """
 
     kind = "video"
 
-    def __init__(self, track: MediaStreamTrack | None, transport: RTCDtlsTransport, config: RtcConfig):
+    def __init__(
+        self,
+        track: MediaStreamTrack | None,
+        transport: RTCDtlsTransport,
+        config: RtcConfig,
+        classes: QualityClasses | None = None,
+    ):
         self.transport = transport
         self.config = config
+        self._classes = classes
         self.retransmitted = 0
-        self._encoder: Encoder | None = None
+        self.pictures = 0
+        """pictures that were sent"""
+        self._encoder: Encoder | SharedEncoder | None = None
         self._enabled = True
         self._ssrc, self._rtx_ssrc = random32(), random32()
         self._stream_id = str(uuid.uuid4())
@@ -128,9 +143,9 @@ class VideoSender:
         self.replaceTrack(track)
 
     @property
-    def encoder(self) -> VideoEncoder | None:
+    def encoder(self) -> FollowingEncoder | None:
         """None before it sends, and when it sends another codec than VP8."""
-        return self._encoder if isinstance(self._encoder, VideoEncoder) else None
+        return self._encoder if isinstance(self._encoder, FollowingEncoder) else None
 
     @property
     def track(self) -> MediaStreamTrack | None:
@@ -153,9 +168,15 @@ class VideoSender:
         repairs = [c for c in parameters.codecs if is_rtx(c) and c.parameters.get("apt") == codec.payloadType]
         self._rtx_payload_type = repairs[0].payloadType if repairs else None
         self._extensions.configure(parameters)
-        vp8 = codec.name.upper() == "VP8"
-        self._encoder = VideoEncoder(self.config.fps, self._loop.time) if vp8 else get_encoder(codec)
+        self._encoder = self._encoder_for(codec)
         self._spawn(self._run(self._encoder, parameters))
+
+    def _encoder_for(self, codec: RTCRtpCodecParameters) -> Encoder | SharedEncoder:
+        if codec.name.upper() != "VP8":
+            return get_encoder(codec)
+        if self._classes is not None:
+            return SharedEncoder(self._classes)
+        return VideoEncoder(self.config.fps, self._loop.time)
 
     async def stop(self) -> None:
         """Stops, tells the peer that the stream ends, and ends the track."""
@@ -177,7 +198,7 @@ class VideoSender:
         task.add_done_callback(log_fault)
         self._tasks.append(task)
 
-    async def _run(self, encoder: Encoder, parameters: RTCRtpSendParameters) -> None:
+    async def _run(self, encoder: Encoder | SharedEncoder, parameters: RTCRtpSendParameters) -> None:
         """Probes the path, then sends frames until the track or the transport ends."""
         agent = self.transport.transport._connection
         if self.encoder is not None and isinstance(agent, BoundConnection):
@@ -190,7 +211,7 @@ class VideoSender:
         except (ConnectionError, MediaStreamError):
             return
 
-    async def _send_frame(self, encoder: Encoder) -> None:
+    async def _send_frame(self, encoder: Encoder | SharedEncoder) -> None:
         """Encodes and sends the next frame of the track, when there is one."""
         if self._track is None:
             return await asyncio.sleep(0.02)
@@ -199,21 +220,25 @@ class VideoSender:
             return None
         assert isinstance(frame, VideoFrame)
         key, self._key_frame_wanted = self._key_frame_wanted, False
-        payloads, timestamp = await self._loop.run_in_executor(None, encoder.encode, frame, key)
+        if isinstance(encoder, SharedEncoder):
+            payloads, timestamp = await encoder.encode(frame, key)
+        else:
+            payloads, timestamp = await self._loop.run_in_executor(None, encoder.encode, frame, key)
+        self.pictures += bool(payloads)
         for number, payload in enumerate(payloads, 1):
             await self._send_packet(payload, (self._origin + timestamp) % TIMESTAMPS, number == len(payloads))
         return None
 
     async def _send_packet(self, payload: bytes, timestamp: int, last: bool) -> None:
+        if (pause := self._pause(len(payload) + HEADER)) > LEAST_PAUSE:
+            await asyncio.sleep(pause)
         packet = RtpPacket(self._payload_type, int(last), self._sequence, timestamp, self._ssrc, payload)
         self._sequence = (self._sequence + 1) % SEQUENCES
-        packet.extensions.abs_send_time, packet.extensions.mid = send_time(), self._mid
+        now = ntp_clock.current_ntp_time()
+        packet.extensions.abs_send_time, packet.extensions.mid = send_time(now), self._mid
         self._history.add(packet)
-        data = packet.serialize(self._extensions)
-        if (pause := self._pause(len(data))) > LEAST_PAUSE:
-            await asyncio.sleep(pause)
-        await self.transport._send_rtp(data)
-        self._reports.count(packet)
+        await self.transport._send_rtp(packet.serialize(self._extensions))
+        self._reports.count(packet, now)
 
     def _pause(self, size: int) -> float:
         """Seconds that a new packet has to wait."""
@@ -243,7 +268,7 @@ class VideoSender:
         elif isinstance(packet, RtcpPsfbPacket) and packet.fmt in (RTCP_PSFB_FIR, RTCP_PSFB_PLI):
             self._request_key_frame()
         elif isinstance(packet, RtcpPsfbPacket) and packet.fmt == RTCP_PSFB_APP and self._encoder is not None:
-            self._encoder.target_bitrate = unpack_remb_fci(packet.fci)[0]  # type: ignore[attr-defined]
+            self._encoder.target_bitrate = unpack_remb_fci(packet.fci)[0]  # type: ignore[union-attr]
 
     def _take_reports(self, packet: RtcpRrPacket | RtcpSrPacket) -> None:
         for report in packet.reports:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from aiortc import clock as ntp_clock
 from aiortc.rtp import RtcpReceiverInfo, RtcpSenderInfo, RtpPacket
 
 MOST_32_BITS = 0xFFFFFFFF
@@ -24,11 +23,11 @@ class SenderReports:
         self._reported: tuple[int, float] | None = None
         """the middle 32 bits of the last report's NTP time, and when it was sent, in seconds"""
 
-    def count(self, packet: RtpPacket) -> None:
-        """Counts a packet that was sent for the first time."""
+    def count(self, packet: RtpPacket, ntp: int) -> None:
+        """Counts a packet that was sent for the first time, at an NTP time of 64 bits."""
         self._packets += 1
         self._bytes += len(packet.payload)
-        self._timestamp, self._sent_at = packet.timestamp, ntp_clock.current_ntp_time()
+        self._timestamp, self._sent_at = packet.timestamp, ntp
 
     def report(self, now: float) -> RtcpSenderInfo:
         """The report to send at `now`, in seconds."""

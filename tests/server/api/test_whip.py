@@ -181,6 +181,7 @@ async def test_what_is_published_is_watched_by_every_player_in_order():
                 steps = [b - a for a, b in itertools.pairwise(player.numbers)]
                 assert min(steps) > 0 and max(steps) <= 3
             assert app[STREAMS].report() == {"cam": {"players": 2}}
+            assert app[STREAMS].published("cam").classes.running, "no player had an encoder of its own"
             assert await players[0].delete() == 200 and await players[0].delete() == 404
             assert app[STREAMS].report() == {"cam": {"players": 1}}
             assert await publisher.delete() == 200

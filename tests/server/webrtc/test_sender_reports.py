@@ -5,6 +5,9 @@ from aiortc.rtp import RtcpReceiverInfo, RtcpSrPacket, RtpPacket
 
 from server.webrtc.sender_reports import SenderReports
 
+NTP = 0xE000_1234_5678_0000
+"""a time in the 64 bits of NTP"""
+
 
 def answer(lsr, dlsr):
     return RtcpReceiverInfo(ssrc=1, fraction_lost=0, packets_lost=0, highest_sequence=0, jitter=0, lsr=lsr, dlsr=dlsr)
@@ -13,7 +16,7 @@ def answer(lsr, dlsr):
 def sent(packets=3):
     reports = SenderReports()
     for number in range(packets):
-        reports.count(RtpPacket(sequence_number=number, timestamp=90 * number, payload=b"x" * 100))
+        reports.count(RtpPacket(sequence_number=number, timestamp=90 * number, payload=b"x" * 100), NTP + number)
     return reports
 
 
