@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from core.config import Config
 
@@ -16,6 +16,10 @@ Rung = Literal["full", "one_step", "no_reinjection", "x_init", "passthrough"]
 
 Tier = Literal["faithful", "sharp"]
 """What the network was trained for: the smallest error, or pictures that look like the original to a viewer."""
+
+
+LEAST_STRENGTH = 1e-6
+"""of consistency with the measurement: less than that changes no pixel"""
 
 
 class SolverConfig(Config):
@@ -31,14 +35,15 @@ class SolverConfig(Config):
     """chunks by which that calendar is shifted, so that the streams of one device are not all guided at once"""
     reinject_residual: float = Field(0.0, ge=0, le=1000)
     """also guide a chunk when the last residual exceeded this multiple of the last guided chunk's; 0 never does"""
-    gamma: float = Field(1.0, ge=1e-6, le=1e6)
+    gamma: float = Field(1.0, ge=LEAST_STRENGTH, le=1e6)
     """strength of measurement consistency in a guided chunk (Eq. 7), for an operator of norm 1"""
     init_steps: int = Field(5, ge=0, le=100)
     """CG updates for x_init (Eq. 9), for operators without a closed form"""
     prox_steps: int = Field(5, ge=1, le=100)
     """CG updates for the prox (Eq. 7), for operators without a closed form"""
     output_gamma: float = Field(3.0, ge=0, le=1e6)
-    """strength of output consistency, one prox in pixels after the last decode (beyond the paper); 0 switches it off"""
+    """strength of output consistency, one prox in pixels after the last decode (beyond the paper): 0 switches it off,
+    else 1e-6 at least"""
     output_prox_steps: int = Field(5, ge=1, le=100)
     """CG updates for output consistency, for operators without a closed form"""
     condition: bool = True
@@ -47,6 +52,14 @@ class SolverConfig(Config):
     """let the denoiser see the restored prefix"""
     denoise: bool = True
     """false decodes x_init's latents without any denoising step: what the codec alone does"""
+
+    @field_validator("output_gamma")
+    @classmethod
+    def _is_off_or_felt(cls, value: float) -> float:
+        """Float32, in which the prox is computed, makes 0 / 0 of a strength that is next to nothing."""
+        if 0 < value < LEAST_STRENGTH:
+            raise ValueError(f"expected 0 or {LEAST_STRENGTH:g} at least, found {value:g}")
+        return value
 
     @model_validator(mode="after")
     def _sharp_sees_the_measurement(self) -> SolverConfig:

@@ -29,7 +29,7 @@ MASK_PIXELS = 1920 * 1088
 class LinearOperatorConfig(Config):
     """The settings that every operator has."""
 
-    noise: float = Field(0.01, gt=0, le=1)
+    noise: float = Field(0.01, ge=1e-6, le=1)
     """standard deviation of the measurement noise n, for pixels in [-1, 1]"""
     kind: str = ""
     """which operator it is"""

@@ -2,16 +2,22 @@ import random
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from core.chunks import ChunkSpec
 from core.contract import SolverConfig
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
+from core.operators.averages import SpatioTemporalAverage, TemporalAverage
+from core.operators.blur import GaussianBlur
+from core.operators.denoise import Denoise
 from core.operators.masks import Inpainting
 from core.operators.prox import prox_l2
 from core.operators.super_resolution import SuperResolution
 from core.operators.table import PAPER_OPERATORS
-from core.solver import Solver
+from core.solver import Solver, consistency
 from core.training.data import procedural
 from core.video import from_pixels
 
@@ -173,3 +179,31 @@ def test_temporal_operators_remember_across_chunks(solver):
     parts = measurements(op)
     out, _ = run(solver, op, parts, SolverConfig(output_gamma=1000))
     assert op.residual(torch.cat([r.x for r in out]), torch.cat(parts), None) < 0.03
+
+
+OPERATORS = (SuperResolution, Inpainting, GaussianBlur, TemporalAverage, SpatioTemporalAverage, Denoise)
+
+
+@pytest.mark.parametrize("kind", OPERATORS, ids=lambda kind: kind.__name__)
+@settings(max_examples=30, deadline=None)
+@given(
+    st.one_of(st.sampled_from([5e-324, 1e-320, 1e-200, 1e-40, 1e-7, 1e-6, 1e6]), st.floats(0, 1e6, exclude_min=True)),
+    st.one_of(st.sampled_from([5e-324, 1e-200, 1e-7, 1e-6, 0.01, 1.0]), st.floats(0, 1, exclude_min=True)),
+)
+def test_every_strength_that_is_accepted_leaves_a_finite_frame(kind, gamma, noise):
+    """`output_gamma` 1e-320 and `noise` 1e-200 were accepted: frames of NaN, and an OverflowError on the device."""
+    try:
+        op, config = kind(noise=noise), SolverConfig(gamma=gamma, output_gamma=gamma)
+    except ValidationError:
+        assert min(gamma, noise) < 1e-6
+        return
+    x = torch.linspace(-1, 1, 4 * 3 * 64 * 64).reshape(4, 3, 64, 64)
+    y = op.A(x, None)
+    for strength in (config.gamma, config.output_gamma):
+        assert torch.isfinite(prox_l2(op, x, y, None, consistency(strength, op.noise), 2)).all()
+
+
+def test_output_consistency_is_off_or_felt():
+    assert SolverConfig(output_gamma=0).output_gamma == 0
+    with pytest.raises(ValidationError, match="expected 0 or 1e-06 at least"):
+        SolverConfig(output_gamma=1e-320)
