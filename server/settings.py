@@ -2,191 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import tomllib
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    DirectoryPath,
-    Field,
-    FilePath,
-    PlainSerializer,
-    ValidationError,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from core.errors import UsageError, explain
+from server.exposure import Exposure
+from server.values import (
+    Address,
+    Addresses,
+    Devices,
+    Ports,
+    Texts,
+    WarmSizes,
+    check_ice_servers,
+    is_loopback,
+    named,
+)
 
-SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.A)
-
-
-def parse_size(text: object) -> tuple[int, int]:
-    """WIDTHxHEIGHT to (width, height). Raises ValueError for anything else."""
-    if isinstance(text, tuple | list):
-        text = "x".join(map(str, text))
-    match = SIZE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError(f"a size is WIDTHxHEIGHT, as in 416x240, not {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def show_size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def parse_list(text: object) -> object:
-    """A,B,... or a JSON array, as the environment and the command line give a list; other values as they are."""
-    if not isinstance(text, str):
-        return text
-    if text.lstrip().startswith("["):
-        return json.loads(text)
-    return [part.strip() for part in text.split(",") if part.strip()]
+PLAYERS_PER_PROCESSOR, PLAYERS_EACH = 16, 8
+"""players in all and of one address, where no setting says how many"""
 
 
-Side = Annotated[int, Field(ge=0, le=99_999)]
-Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size), PlainSerializer(show_size)]
-"""(width, height) in pixels, written WIDTHxHEIGHT"""
-
-
-def parse_ports(text: object) -> tuple[int, int]:
-    """FIRST-LAST to two port numbers. Raises ValueError for anything else."""
-    if isinstance(text, tuple | list):
-        text = "-".join(map(str, text))
-    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text, re.A) if isinstance(text, str) else None
-    if match is None or not 0 < int(match[1]) <= int(match[2]) < 65536:
-        raise ValueError(f"a range of ports is FIRST-LAST, as in 50000-50100, not {text!r}")
-    return int(match[1]), int(match[2])
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-Ports = Annotated[tuple[Port, Port], BeforeValidator(parse_ports)]
-
-
-def check_warm_sizes(sizes: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    """Raises ValueError for a size that no stream can have."""
-    for size in sizes:
-        if min(size) < 16 or size[0] % 16 or size[1] % 16:
-            raise ValueError(f"a size is a multiple of 16 each way, not {show_size(size)}")
-    return sizes
-
-
-ICE_SERVER = re.compile(r"(stun|turn)s?:[\w.\[\]:-]+(\?transport=(udp|tcp))?", re.A)
-
-
-def check_ice_servers(urls: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises ValueError for what is no address of a STUN or TURN server (RFC 7064, RFC 7065)."""
-    for url in urls:
-        if not ICE_SERVER.fullmatch(url):
-            raise ValueError(f"a STUN or TURN server is stun:HOST or turn:HOST:PORT?transport=udp, not {url!r}")
-    return urls
-
-
-def check_address(text: str) -> str:
-    """Raises ValueError for what is no IP address: no media would ever come there."""
-    try:
-        ip_address(text)
-    except ValueError:
-        raise ValueError("expected an IP address, as in 192.0.2.7") from None
-    return text
-
-
-def parse_network(text: object) -> IPv4Network | IPv6Network:
-    """An address or a network. Raises ValueError for anything else."""
-    try:
-        return ip_network(str(text))
-    except ValueError:
-        raise ValueError("expected an address or a network, as in 10.0.0.0/8") from None
-
-
-def named(path: object) -> object:
-    """Raises ValueError for an empty name: it would be the folder that the server was started in."""
-    if path == "":
-        raise ValueError("expected a directory")
-    return path
-
-
-HOST = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*(:\d{1,5})?", re.A)
-
-
-def check_hosts(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of hosts in lower case. Raises ValueError for what is none."""
-    for name in names:
-        if not HOST.fullmatch(name.lower()):
-            raise ValueError(f"a public host is a name, as in avis.example or avis.example:8443, not {name!r}")
-    return tuple(name.lower() for name in names)
-
-
-Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(parse_list)]
-Hosts = Annotated[Texts, AfterValidator(check_hosts)]
-Address = Annotated[str, AfterValidator(check_address)]
-Addresses = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(parse_list)]
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(parse_network)]
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(parse_list)]
-WarmSizes = Annotated[tuple[Size, ...], NoDecode, BeforeValidator(parse_list), AfterValidator(check_warm_sizes)]
-
-
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or an address is that of this machine alone."""
-    if host.lower() in LOOPBACK_NAMES:
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?", re.A)
-MOST_DEVICES = 64
-
-
-def check_devices(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises ValueError for what is no list of devices. The processor may be named several times, a GPU once."""
-    wrong = next((name for name in names if not DEVICE.fullmatch(name)), None)
-    if wrong is not None:
-        raise ValueError(f"a device is cpu or cuda:N, not {wrong[:40]!r}")
-    twice = next((name for name in names if name != "cpu" and names.count(name) > 1), None)
-    if twice is not None or len(names) > MOST_DEVICES:
-        raise ValueError(f"{twice} is named twice" if twice else f"expected {MOST_DEVICES} devices at most")
-    return names
-
-
-Devices = Annotated[Texts, AfterValidator(check_devices)]
-
-
-class Settings(BaseSettings):
+class Settings(Exposure):
     """Later sources win: defaults, the TOML file, AVIS_* of the environment, the command line."""
 
     model_config = SettingsConfigDict(
         env_prefix="AVIS_", extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
-    host: str = "127.0.0.1"
-    """address the HTTP server listens on"""
     port: int = Field(8080, ge=0, le=65535)
     """port of the HTTP server; 0 takes a free one"""
-
-    public_host: Hosts = ()
-    """names, beside localhost and plain addresses, by which browsers may call the server, as in avis.example"""
-    open_to_all: bool = False
-    """let anybody in who reaches an address that other machines reach, although nobody is asked for a token"""
-    max_connections: int = Field(256, ge=4, le=65536)
-    """HTTP connections at a time; no more than a quarter of the files that the system lets the server open"""
-    connections_each: int = Field(32, ge=1, le=65536)
-    """of them, those of one address; this machine and trusted proxies have no limit of their own"""
-    head_timeout: float = Field(10.0, gt=0, le=600)
-    """seconds in which a new connection must have sent its first request"""
-    keepalive_timeout: float = Field(30.0, gt=0, le=3600)
-    """seconds that a connection may stay open without a request"""
 
     admin_port: int | None = Field(None, ge=0, le=65535)
     """port of `GET /metrics`, for operators; unset serves none, 0 takes a free one"""
@@ -216,38 +66,26 @@ class Settings(BaseSettings):
     solver: dict[str, Any] = Field(default_factory=dict)
     """a session's solver settings where it says nothing, by name: see core.contract.SolverConfig"""
 
-    token: str | None = Field(None, min_length=1)
-    """what clients must show as `Authorization: Bearer`, and the page as `#token=...` at the end of its address; unset
-    lets everybody in"""
-    tokens: FilePath | None = None
-    """TOML file of named tokens, each with limits of its own, by the SHA-256 of each; a change counts at once"""
-    jwt_secret: str | None = Field(None, min_length=32)
-    """secret that JSON Web Tokens are signed with (HS256)"""
-    jwt_public_key: FilePath | None = None
-    """PEM file of the public key for JSON Web Tokens (RS256)"""
-    jwt_issuer: str | None = Field(None, min_length=1)
-    """who must have issued a JSON Web Token (claim iss); unset asks for nobody"""
-    jwt_audience: str | None = Field(None, min_length=1)
-    """for whom a JSON Web Token must be (claim aud); unset asks for nobody"""
     recordings: Annotated[DirectoryPath, BeforeValidator(named)] | None = None
     """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
     max_players: int = Field(16, ge=1, le=1000)
-    """players of one published stream; each is encoded for on its own"""
+    """players of one published stream"""
+    players_most: int | None = Field(None, ge=1, le=10_000)
+    """players of all streams together; unset is 16 for each processor, since their packets take its time"""
+    players_each: int | None = Field(None, ge=1, le=10_000)
+    """of them, those of one address; unset is 8 where other machines reach the server, else there is no limit"""
     max_sessions: int = Field(8, ge=1, le=1000)
     """sessions at a time, whatever the device could carry"""
     admission: Literal["measured", "places"] = "measured"
     """measured: a session opens while the device has the time for all at full quality; places: while there is a
     place, and all go down the quality ladder together"""
     sessions_each: int | None = Field(None, ge=1, le=1000)
-    """sessions at a time of one address; unset is no limit of its own. Behind a proxy, name it in trusted_proxies"""
-    offers_each: float | None = Field(None, ge=0.01, le=1000)
-    """sessions that one address may open a second, twice as many at once; unset is no limit"""
+    """sessions at a time of one address; unset is half of max_sessions where other machines reach the server, and no
+    limit on this machine alone or on a node of a cluster. Behind a proxy, name it in trusted_proxies"""
     queue_most: int = Field(32, ge=0, le=1000)
     """refused clients that may wait in line for a place"""
     queue_each: int = Field(4, ge=1, le=1000)
     """of them, those of one address"""
-    trusted_proxies: Networks = ()
-    """addresses or networks of proxies whose X-Forwarded-For says who asks; unset believes nobody's"""
     queue_patience: float = Field(15.0, gt=0, le=3600)
     """seconds after which a client that waits and does not ask again loses its place in line"""
     fps: float = Field(16.0, ge=1, le=60)
@@ -332,24 +170,33 @@ class Settings(BaseSettings):
             raise ValueError(f"fps, {self.fps:g}, is above max_fps, {self.max_fps:g}")
         if self.min_side**2 > self.max_pixels:
             raise ValueError(f"a square of min_side, {self.min_side}, has more than max_pixels, {self.max_pixels}")
-        if self.jwt_secret is not None and self.jwt_public_key is not None:
-            raise ValueError("jwt_secret and jwt_public_key exclude each other")
+        if self.node and self.asks_for_a_token and self.token is None:
+            raise ValueError("a node of a cluster needs token, by which it knows its gateways")
         if self.ice_relay and not any(url.startswith("turn") for url in self.ice_servers):
             raise ValueError("ice_relay needs a TURN server among ice_servers")
         return self
 
     @property
-    def asks_for_a_token(self) -> bool:
-        """Whether clients must show a token of any kind."""
-        return any(way is not None for way in (self.token, self.tokens, self.jwt_secret, self.jwt_public_key))
+    def is_near(self) -> bool:
+        """Whether its clients are programs of this machine, or gateways, who speak for many."""
+        return is_loopback(self.host) or bool(self.node)
 
-    def check_exposure(self) -> None:
-        """Raises UsageError where whoever reaches the server could use it, unless it was told to let everybody in."""
-        if not (is_loopback(self.host) or self.asks_for_a_token or self.open_to_all):
-            raise UsageError(
-                f"other machines reach {self.host}: set AVIS_TOKEN (or tokens, jwt_secret, jwt_public_key), or "
-                "open_to_all to let everybody in"
-            )
+    @property
+    def most_players(self) -> int:
+        """Players of all streams together."""
+        return self.players_most or PLAYERS_PER_PROCESSOR * (os.cpu_count() or 1)
+
+    @property
+    def most_players_each(self) -> int | None:
+        """Players of one address; None is as many as there may be."""
+        return self.players_each or (None if self.is_near else PLAYERS_EACH)
+
+    @property
+    def most_sessions_each(self) -> int | None:
+        """Sessions at a time of one address; None is as many as there may be."""
+        if self.sessions_each is not None or self.is_near or self.max_sessions == 1:
+            return self.sessions_each
+        return self.max_sessions // 2
 
     @classmethod
     def settings_customise_sources(

@@ -22,12 +22,14 @@ from server.api.drain import let_sessions_end
 from server.api.endpoints import routes
 from server.api.errors import errors_as_json
 from server.api.guards import check_request, say_headers, serving
-from server.api.keys import DOORKEEPER, REFUSALS, SESSIONS, VITALS
+from server.api.keys import DOORKEEPER, EXPOSURE, REFUSALS, SESSIONS, VITALS
 from server.api.metrics import admin_app
 from server.api.request_log import INTERVAL, name_requests
 from server.api.vitals import Vitals
+from server.exposure import Exposure
 from server.sessions.sessions import Sessions
-from server.settings import Settings, is_loopback
+from server.settings import Settings
+from server.values import is_loopback
 from server.webrtc.versions import check_versions
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ def create_app(settings: Settings) -> web.Application:
     middlewares = [name_requests, errors_as_json, check_request, ask_token]
     app = web.Application(middlewares=middlewares, client_max_size=settings.max_body)
     app[SESSIONS] = Sessions(settings)
+    app[EXPOSURE] = settings
     app[DOORKEEPER] = doorkeeper_of(settings)
     app[VITALS] = Vitals()
     app[REFUSALS] = logs.Sparing(INTERVAL)
@@ -97,7 +100,7 @@ async def bound(
         await runner.cleanup()
 
 
-def connection_table(settings: Settings) -> ConnectionTable:
+def connection_table(settings: Exposure) -> ConnectionTable:
     """The limits of one port's connections."""
 
     def exempt(address: str) -> bool:
@@ -118,7 +121,7 @@ async def administered(settings: Settings, app: web.Application) -> AsyncIterato
     if settings.admin_port is None:
         yield None
         return
-    admin = admin_app(app[SESSIONS])
+    admin = admin_app(app[SESSIONS], settings.public_host)
     table = connection_table(settings)
     async with bound(admin, settings.admin_host, settings.admin_port, table, app[VITALS]) as address:
         logger.info("metrics at %s/metrics", address)

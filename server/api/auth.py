@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 NAME = re.compile(r"[\w.@:-]{1,64}", re.A)
 LEEWAY = 60.0
 """seconds by which the clock of whoever made a JSON Web Token may be wrong"""
+CALLER_HEADER = "X-Avis-Caller"
+"""in which a gateway tells a node who asks: it has asked for the token, the node has not seen it"""
+SHARED = "shared"
+"""the name of whoever shows the one token that all share"""
 RELOAD = 1.0
 """seconds between two looks at the file of tokens"""
 
@@ -190,6 +194,26 @@ def caller_of(claims: Mapping[str, Any]) -> Caller | None:
     return Caller(subject, limits)
 
 
+class ToldCaller(Limits):
+    """A caller, as a gateway tells a node."""
+
+    name: str = Field(pattern=NAME.pattern)
+
+
+def tell_caller(caller: Caller) -> str:
+    """The header in which a gateway tells a node who asks."""
+    return ToldCaller(name=caller.name, **caller.limits.model_dump()).model_dump_json(exclude_none=True)
+
+
+def told_caller(header: str | None) -> Caller | None:
+    """Who asks, as a gateway told it; None where it told nothing, or nothing that could be read."""
+    try:
+        told = ToldCaller.model_validate_json(header or "")
+    except ValidationError:
+        return None
+    return Caller(told.name, Limits(**told.model_dump(include=set(Limits.model_fields))))
+
+
 @dataclass(frozen=True)
 class Doorkeeper:
     """All the ways in which a client may say who it is."""
@@ -213,7 +237,7 @@ class Doorkeeper:
         if scheme.lower() != "bearer" or not shown:
             return None
         if self.token is not None and same(shown, self.token):
-            return Caller("shared")
+            return Caller(SHARED)
         found = self.keyring.find(shown, now) if self.keyring is not None else None
         return found or (self.jwt.find(shown) if self.jwt is not None else None)
 

@@ -39,6 +39,15 @@ class LineBody(Config):
     """whether the client takes or keeps a place; else only its position is told"""
     address: str = Field("", max_length=64)
     """whose request it is, for the share of one address"""
+    too_large: bool = False
+    """there are free places, and none would do for what it asks for"""
+
+
+class ServedBody(Config):
+    """What POST /cluster/line/served takes."""
+
+    ticket: str | None = Field(None, max_length=64)
+    """of a client that waited; one that did not has none"""
 
 
 class NodeSide:
@@ -47,7 +56,7 @@ class NodeSide:
     def __init__(self, sessions: Sessions):
         self.sessions = sessions
         settings = sessions.settings
-        self.line: WaitingList[None] = WaitingList(
+        self.line: WaitingList[bool] = WaitingList(
             sessions.new_id, settings.queue_most, settings.queue_each, settings.queue_patience
         )
         self._closing: asyncio.Task[None] | None = None
@@ -112,6 +121,7 @@ def attach(app: web.Application) -> None:
             web.post("/cluster/drain", drain),
             web.delete("/cluster/drain", undrain),
             web.post("/cluster/line", stand_in_line),
+            web.post("/cluster/line/served", served),
             web.delete("/cluster/line/{ticket}", leave_line),
         ]
     )
@@ -143,14 +153,25 @@ async def undrain(request: web.Request) -> web.Response:
 
 
 async def stand_in_line(request: web.Request) -> web.Response:
-    """The client's position in the line of the whole cluster, and its ticket where it waits and there is room."""
+    """The client's position in the line of the whole cluster, and its ticket where it waits and there is room.
+
+    `before` are those of the clients before it whom it may not overtake.
+    """
     body = validate(LineBody, await read_json(request))
     line, now = request.app[NODE_SIDE].line, asyncio.get_running_loop().time()
     answer: dict[str, Any] = {"position": line.position(body.ticket, now), "ticket": None}
-    held = line.wait(body.ticket, now, body.address) if body.wait else None
+    held = line.wait(body.ticket, now, body.address, body.too_large) if body.wait else None
     if held is not None:
         answer = {"position": held[0], "ticket": held[1]}
+    answer["before"] = line.before(answer["ticket"] or body.ticket, now, fits=lambda too_large: not too_large)
     return web.json_response(answer)
+
+
+async def served(request: web.Request) -> web.Response:
+    """A client got its place: those before it in line were overtaken."""
+    body = validate(ServedBody, await read_json(request))
+    request.app[NODE_SIDE].line.serve(body.ticket, asyncio.get_running_loop().time())
+    return web.Response(status=204)
 
 
 async def leave_line(request: web.Request) -> web.Response:

@@ -87,10 +87,10 @@ async def open_session(request: web.Request) -> web.Response:
     fields.setdefault("fps", sessions.settings.fps)
     config = validate(SessionConfig, fields)
     offer = parse_offer(offer_body.sdp, sdp_limits(sessions))
+    asks = asks_of(request, offer_body.queue, offer_body.ticket)
     if offer_body.resume is not None:
-        opened = await sessions.resume(offer_body.resume, offer)
+        opened = await sessions.resume(offer_body.resume, offer, asks)
     else:
-        asks = asks_of(request, offer_body.queue, offer_body.ticket)
         opened = await sessions.open(offer, config, asks=asks)
     answer = {"id": opened.session.id, "sdp": opened.answer, "type": "answer"}
     headers = {"Location": f"/sessions/{opened.session.id}"}

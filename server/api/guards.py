@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 
 from server.api.connections import Connection
-from server.api.keys import DOORKEEPER, SESSIONS, Handler
+from server.api.keys import DOORKEEPER, EXPOSURE, Handler
 from server.api.origins import is_known_host, is_own_origin
 from server.refusals import Refusal
 
@@ -52,7 +52,7 @@ async def serving(request: web.Request, handler: Handler) -> web.StreamResponse:
 @web.middleware
 async def check_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuses a request for another server, one that a foreign page sent, and one with a compressed body."""
-    names = request.app[SESSIONS].settings.public_host
+    names = request.app[EXPOSURE].public_host
     if not (is_known_host(request.headers.getall("Host", []), names) or shows_token(request)):
         raise Refusal(421, "wrong_host", "this server has no such name: say --public-host for the names it goes by")
     origin = request.headers.get("Origin")

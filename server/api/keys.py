@@ -8,6 +8,7 @@ from aiohttp import web
 
 from server.api.auth import Caller, Doorkeeper
 from server.api.vitals import Vitals
+from server.exposure import Exposure
 from server.logs import Sparing
 from server.sessions.sessions import Sessions
 from server.sessions.streams import Streams
@@ -17,6 +18,9 @@ STREAMS = web.AppKey("streams", Streams)
 REFUSALS = web.AppKey("refusals", Sparing)
 DOORKEEPER = web.AppKey("doorkeeper", Doorkeeper)
 VITALS = web.AppKey("vitals", Vitals)
+
+EXPOSURE = web.AppKey("exposure", Exposure)
+"""by what names the application may be called, and what one address may ask of it"""
 
 CALLER = web.RequestKey("caller", Caller)
 """whose request it is"""

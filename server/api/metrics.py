@@ -26,7 +26,10 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from server.api.guards import say_headers
+from server.api.keys import Handler
 from server.api.loop_lag import LoopLag
+from server.api.origins import is_known_host
 from server.api.usage import usage_of
 from server.device.worker import WorkerState
 from server.scheduling.ladder import RUNGS
@@ -79,6 +82,9 @@ class SessionsCollector(Collector):
         states = {state: counted[state] for state in get_args(WorkerState)}
         restarts = sum(worker.restarts for worker in devices.workers)
         yield gauges("avis_device_state", "Devices that are in each state.", "state", states)
+        shortages = sum(worker.shortages for worker in devices.workers)
+        text = "Times that memory or descriptors were missing for a chunk, or for a device's start."
+        yield counter("avis_device_shortages", text, shortages)
         yield counter("avis_device_restarts", "Times that a device process was started again.", restarts)
         yield gauge("avis_device_load_ratio", "Share of the devices' time that the sessions take.", devices.load(now))
         yield gauge("avis_device_slowness_ratio", "Times that the slowest is slower than warm.", devices.slowness(now))
@@ -184,8 +190,8 @@ def buckets(values: Histogram) -> list[tuple[str, float]]:
     return [("+Inf" if bound is None else str(bound), count) for bound, count in values.cumulative()]
 
 
-def admin_app(sessions: Sessions) -> web.Application:
-    """What the admin port of a server serves: for operators, not for clients."""
+def admin_app(sessions: Sessions, names: tuple[str, ...] = ()) -> web.Application:
+    """What the admin port of a server serves: for operators, not for clients. `names` are the server's public ones."""
     lag = LoopLag()
 
     async def watch_the_loop(app: web.Application) -> AsyncIterator[None]:
@@ -194,13 +200,13 @@ def admin_app(sessions: Sessions) -> web.Application:
         task.cancel()
         await asyncio.wait([task])
 
-    app = metrics_app(SessionsCollector(sessions, lag))
+    app = metrics_app(SessionsCollector(sessions, lag), names)
     app.cleanup_ctx.append(watch_the_loop)
     return app
 
 
-def metrics_app(collector: Collector) -> web.Application:
-    """`GET /metrics` with what `collector` reads."""
+def metrics_app(collector: Collector, names: tuple[str, ...] = ()) -> web.Application:
+    """`GET /metrics` with what `collector` reads, for whoever calls it by an address or one of the public `names`."""
     registry = CollectorRegistry()
     registry.register(collector)
 
@@ -208,6 +214,13 @@ def metrics_app(collector: Collector) -> web.Application:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
-    app = web.Application()
+    @web.middleware
+    async def check_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_known_host(request.headers.getall("Host", []), names, short=True):
+            raise web.HTTPMisdirectedRequest(text="this server has no such name: say --public-host for its names\n")
+        return await handler(request)
+
+    app = web.Application(middlewares=[check_host])
     app.add_routes([web.get("/metrics", metrics)])
+    app.on_response_prepare.append(say_headers)
     return app

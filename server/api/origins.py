@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from server.settings import LOOPBACK_NAMES
+from server.values import LOOPBACK_NAMES
 
 
 def host_of(authority: str) -> str | None:
@@ -25,13 +25,15 @@ def host_of(authority: str) -> str | None:
     return parts.hostname.rstrip(".") if whole and parts.hostname else None
 
 
-def is_known_host(headers: Iterable[str], names: Collection[str]) -> bool:
+def is_known_host(headers: Iterable[str], names: Collection[str], short: bool = False) -> bool:
     """Whether all Host headers name this server: as itself, by an address, or by one of the public `names`.
 
     An address is always right: no page can have its own name point here and be asked for by address.
-    A client that sends none is no browser.
+    A client that sends none is no browser. `short` lets names without a dot pass, as one container calls another:
+    nobody outside can have such a name.
     """
-    return all(_is_known(host_of(header), names) for header in headers)
+    found = [host_of(header) for header in headers]
+    return all(_is_known(host, names) or (short and host is not None and "." not in host) for host in found)
 
 
 def _is_known(host: str | None, names: Collection[str]) -> bool:

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_ray_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", default="auto", help="of the Ray cluster (default auto: the one on this machine)")
-    parser.add_argument("--folder", default="/tmp/avis", help="for locks and logs of servers (default /tmp/avis)")
+    parser.add_argument("--folder", default="", help="for locks and logs of servers (default /tmp/avis-UID)")
     parser.add_argument("--node-token", metavar="VALUE", help="the token that the servers will ask for")
     parser.add_argument("--json", metavar="FILE", help="write the report as one JSON object; - is standard output")
     parser.add_argument("serve", nargs="*", metavar="-- ARGUMENTS", help="of avis serve, after two dashes")

@@ -21,7 +21,7 @@ from server.loadtest.report import write_report
 from server.loadtest.result import Outcome, summary, table
 from server.loadtest.run import LoadTest
 from server.loadtest.tally import Limits
-from server.settings import parse_size
+from server.values import parse_size
 
 MOST_SESSIONS = 200
 MOST_CYCLES = 100_000

@@ -18,7 +18,7 @@ from core.operators.base import LinearOperator
 from core.operators.table import Operator
 from server.commands.console import console as console
 from server.commands.console import progress_console as progress_console
-from server.settings import parse_size
+from server.values import parse_size
 
 OPERATORS: dict[str, type[LinearOperator]] = {
     str(kind.model_fields["kind"].default): kind for kind in get_args(get_args(Operator)[0])

@@ -1,14 +1,12 @@
-"""What every request to a gateway passes: the client's token, and errors in the one form."""
+"""Errors of a gateway in the one form."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
-from server.api.access import GUARDED, shows
 from server.api.errors import code_of, error_response
 from server.api.keys import Handler
 from server.api.request_log import log_refusal
-from server.gateway.gateway import GATEWAY
 from server.refusals import Refusal
 
 
@@ -29,13 +27,3 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
         return response
-
-
-@web.middleware
-async def ask_token(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Lets nobody open, see or change anything without the gateway's token, if it has one. A preflight shows none."""
-    token, shown = request.app[GATEWAY].settings.token, request.headers.get("Authorization", "")
-    guarded = request.path.startswith(GUARDED) and request.method != "OPTIONS"
-    if token is not None and guarded and not shows(shown, token):
-        raise Refusal(401, "unauthorized", "an Authorization: Bearer header with the right token is expected")
-    return await handler(request)

@@ -11,6 +11,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from server.api.auth import CALLER_HEADER, SHARED, tell_caller
+from server.api.keys import CALLER
 from server.gateway.placement import Node
 from server.gateway.probes import Probes, first_of, why
 
@@ -91,6 +93,9 @@ class Forward:
         """The client's headers that concern the node, who asks, and what lets the gateway in."""
         kept = {name: request.headers[name] for name in TO_NODE if name in request.headers}
         kept["X-Forwarded-For"] = ", ".join([*request.headers.getall("X-Forwarded-For", []), request.remote or ""])
+        caller = request.get(CALLER)
+        if caller is not None and caller.name not in ("", SHARED):
+            kept[CALLER_HEADER] = tell_caller(caller)
         return {**kept, **bearer(self._node_token)}
 
 

@@ -10,14 +10,17 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 from aiohttp import web
 
+from server.api.access import token_quotas
 from server.api.addresses import client_of
 from server.api.bodies import read_body
+from server.api.keys import CALLER
 from server.gateway.forward import Answer, Broken, Forward, NotSent, bearer
 from server.gateway.line import Line
 from server.gateway.membership import Membership
 from server.gateway.placement import RETRIED, Cluster, Node, owner
 from server.gateway.probes import Probes
 from server.gateway.settings import GatewaySettings
+from server.quotas import Quota, Quotas
 from server.refusals import Refusal
 
 
@@ -30,6 +33,7 @@ class Gateway:
         self.cluster = Cluster()
         self.outcomes: Counter[str] = Counter()
         """offers by what became of them: `opened`, or the code of the refusal"""
+        self.quotas = Quotas()
         self.retries = 0
         """offers that one node refused and another was asked"""
         self.probes: Probes
@@ -52,6 +56,14 @@ class Gateway:
         """Whose request it is, for the share of one address in line."""
         forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
         return client_of(request.remote, forwarded, self.settings.trusted_proxies)
+
+    def check_rate(self, request: web.Request) -> None:
+        """Counts an offer. Raises Refusal where its address, or whoever its token names, sends too many."""
+        address = Quota(f"address {self.client(request)}", rate=self.settings.most_offers_each)
+        quotas = (address, *token_quotas(request[CALLER]))
+        if (exceeded := self.quotas.offer(quotas, asyncio.get_running_loop().time())) is not None:
+            quota, wait = exceeded
+            raise Refusal(429, "too_many_offers", f"{quota.holder} may send {quota.rate:g} offers a second", wait)
 
     async def send(self, node: Node, request: web.Request, body: bytes) -> Answer:
         """Sends a request that concerns this node alone. Raises Refusal where no answer comes."""

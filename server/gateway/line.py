@@ -18,6 +18,8 @@ class Standing:
     """Where a client stands. A ticket of None: it does not wait, and comes behind those that do."""
 
     position: int
+    before: int
+    """of those before it, whom it may not overtake"""
     ticket: str | None
 
 
@@ -28,15 +30,33 @@ class Line:
         self._cluster = cluster
         self._forward = forward
 
-    async def look(self, ticket: str | None) -> int:
-        """A client's position in line; 1 where nobody waits, or nobody knows."""
-        standing = await self._ask({"ticket": ticket, "wait": False})
-        return standing.position if standing else 1
+    async def before(self, ticket: str | None, free: int) -> int:
+        """How many come before a client; where places are free, only those that they would do for.
 
-    async def wait(self, ticket: str | None, address: str) -> Standing | None:
-        """Keeps or takes a place in line. None where there is none to have."""
-        standing = await self._ask({"ticket": ticket, "wait": True, "address": address})
+        0 where nobody waits, or nobody knows.
+        """
+        standing = await self._ask({"ticket": ticket, "wait": False})
+        if standing is None:
+            return 0
+        return standing.before if free > 0 else standing.position - 1
+
+    async def wait(self, ticket: str | None, address: str, too_large: bool) -> Standing | None:
+        """Keeps or takes a place in line. None where there is none to have.
+
+        `too_large`: there were free places, and none would do for what the client asks for.
+        """
+        asked: dict[str, object] = {"ticket": ticket, "wait": True, "address": address, "too_large": too_large}
+        standing = await self._ask(asked)
         return standing if standing and standing.ticket else None
+
+    async def serve(self, ticket: str | None) -> None:
+        """A client, in line or not, got its place: those before it were overtaken."""
+        keeper = self._cluster.line_keeper()
+        if keeper is not None:
+            try:
+                await self._forward.ask(keeper, "POST", "/cluster/line/served", {"ticket": ticket})
+            except (NotSent, Broken):
+                return  # the line is gone with its node
 
     async def leave(self, ticket: str) -> None:
         """Gives a place in line up. One that is not known is no error."""
@@ -58,4 +78,4 @@ class Line:
         if answer.status != 200:
             return None
         found = json.loads(answer.body)
-        return Standing(int(found["position"]), found["ticket"])
+        return Standing(int(found["position"]), int(found["before"]), found["ticket"])

@@ -76,7 +76,12 @@ class Node:
     @property
     def free(self) -> int:
         """Places left after what this gateway has sent meanwhile."""
-        if self.report is None or self.state != "live" or self.refused:
+        return 0 if self.refused else self.told_free
+
+    @property
+    def told_free(self) -> int:
+        """The same, also after the node refused somebody, who may have asked for more than there was."""
+        if self.report is None or self.state != "live":
             return 0
         return max(0, self.report.free - len(self.placed))
 
@@ -210,6 +215,9 @@ class Cluster:
     def free(self) -> int:
         return sum(node.free for node in self.nodes)
 
+    def told_free(self) -> int:
+        return sum(node.told_free for node in self.nodes)
+
     def waiting(self) -> int:
         """Clients in line, as the nodes reported."""
         return sum(node.report.waiting for node in self.nodes if node.answers and node.report)
@@ -221,6 +229,6 @@ class Cluster:
         return "; ".join(f"{node.name or node.url}: {node.why}" for node in self.nodes[:4])
 
 
-def may_try(position: int, free: int) -> bool:
-    """Whether the client at `position` in line, 1 the first, may ask for a place: the first always may."""
-    return position <= max(1, free)
+def may_try(before: int, free: int) -> bool:
+    """Whether a client whom so many in line come before may ask for a place: the first always may."""
+    return before < max(1, free)

@@ -20,7 +20,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from core.errors import UsageError
-from server.gateway.supervisor import Supervisor
+from server.gateway.supervisor import Supervisor, default_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class NodeActor:
             os.environ.pop(variable, None)
         where = [*arguments, "--host", ray.util.get_node_ip_address()] if "--host" not in arguments else arguments
         self._token, self._fault = token, ""
-        self._supervisor = Supervisor(Path(folder), f"slot-{slot}", name, where, token)
+        self._supervisor = Supervisor(Path(folder) if folder else default_folder(), f"slot-{slot}", name, where, token)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="avis-supervisor", daemon=True)
         self._thread.start()

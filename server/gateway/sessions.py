@@ -46,6 +46,7 @@ async def open_session(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     body = await read_json(request)
     opening = validate(Opening, {name: body[name] for name in Opening.model_fields if name in body})
+    gateway.check_rate(request)
     if opening.resume is None:
         return await open_new(request, gateway, opening, body)
     return await go_on(request, gateway, opening, body)
@@ -70,17 +71,18 @@ async def go_on(request: web.Request, gateway: Gateway, opening: Opening, body: 
 async def open_new(request: web.Request, gateway: Gateway, opening: Opening, body: dict[str, Any]) -> web.Response:
     """Opens a session for a client whose turn it is; others are told where they stand in line."""
     cluster, ticket = gateway.cluster, opening.ticket
-    if (ticket is not None or cluster.waiting() > 0 or cluster.free() == 0) and cluster.live():
-        position = await gateway.line.look(ticket)
-        if not may_try(position, cluster.free()):
-            return await turned_away(request, opening, f"{position - 1} in line come first")
+    waits = ticket is not None or cluster.waiting() > 0
+    if (waits or cluster.free() == 0) and cluster.live():
+        before = await gateway.line.before(ticket, cluster.free())
+        if not may_try(before, cluster.free()):
+            return await turned_away(request, opening, f"{before} in line come first")
     answer = await gateway.place(request, without(body), candidates(cluster, opening.model))
     code = refusal_code(answer)
     if code in RETRIED:
         message = json.loads(answer.body)["error"]["message"] if code == "full" else f"every node is {code}"
         return await turned_away(request, opening, message, answer)
-    if ticket is not None and answer.status == 201:
-        await gateway.line.leave(ticket)
+    if waits and answer.status == 201:
+        await gateway.line.serve(ticket)
     return answer.response()
 
 
@@ -91,7 +93,8 @@ async def turned_away(
     gateway = request.app[GATEWAY]
     standing = None
     if opening.queue or opening.ticket is not None:
-        standing = await gateway.line.wait(opening.ticket, gateway.client(request))
+        too_large = answer is not None and gateway.cluster.told_free() > 0
+        standing = await gateway.line.wait(opening.ticket, gateway.client(request), too_large)
     if standing is None and answer is not None:
         return answer.response()
     place = Place(standing.position, standing.ticket) if standing and standing.ticket else None

@@ -9,7 +9,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from core.errors import UsageError, explain
-from server.settings import Networks, Texts
+from server.exposure import Exposure
+from server.values import Texts
 
 
 class NodesSettings(BaseSettings):
@@ -29,21 +30,17 @@ class NodesSettings(BaseSettings):
     """the token of the nodes: what they were started with as --token"""
 
 
-class GatewaySettings(NodesSettings):
+class GatewaySettings(NodesSettings, Exposure):
     """The settings of `avis gateway`."""
 
-    host: str = "127.0.0.1"
-    """address that the gateway listens on"""
+    model_config = NodesSettings.model_config
+
     port: int = Field(8080, ge=0, le=65535)
     """port of the gateway; 0 takes a free one"""
     admin_port: int | None = Field(None, ge=0, le=65535)
     """port of `GET /metrics`, for operators; unset serves none, 0 takes a free one"""
     admin_host: str = "127.0.0.1"
     """address that the admin port listens on: nobody is asked for a token there"""
-    token: str | None = Field(None, min_length=1)
-    """what clients must show as `Authorization: Bearer`; unset lets everybody in"""
-    trusted_proxies: Networks = ()
-    """addresses or networks of proxies whose X-Forwarded-For says who asks; unset believes nobody's"""
     max_body: int = Field(256 * 1024, ge=1024, le=16 * 1024 * 1024)
     """most bytes of a request"""
     connections_per_node: int = Field(64, ge=1, le=10_000)
@@ -56,7 +53,7 @@ class GatewaySettings(NodesSettings):
     @model_validator(mode="after")
     def _lets_nobody_slip_in(self) -> GatewaySettings:
         """The nodes let the gateway in, so the gateway must not let in everybody."""
-        if self.node_token is not None and self.token is None:
+        if self.node_token is not None and not self.asks_for_a_token:
             raise ValueError("node_token is set and token is not: everybody would reach the nodes through the gateway")
         return self
 

@@ -24,6 +24,7 @@ def routes() -> list[web.RouteDef]:
 async def publish(request: web.Request) -> web.Response:
     """A new stream. Every gateway asks the same node first, so of two publishers at once one is refused."""
     gateway = request.app[GATEWAY]
+    gateway.check_rate(request)
     nodes = homes(gateway.cluster, request.match_info["name"])
     return (await gateway.place(request, await read_body(request), nodes)).response()
 
@@ -40,6 +41,7 @@ def homes(cluster: Cluster, name: str) -> Iterator[Node]:
 async def watch(request: web.Request) -> web.Response:
     """A new player, on the node that has the stream. Reports are up to half a second old, so a miss asks anew."""
     gateway, name = request.app[GATEWAY], request.match_info["name"]
+    gateway.check_rate(request)
     node = gateway.cluster.publishing(name)
     if node is None:
         await gateway.probes.refresh()

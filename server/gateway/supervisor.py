@@ -13,8 +13,10 @@ import os
 import re
 import secrets
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -52,6 +54,22 @@ class Server:
         return born(self.pid) == self.born
 
 
+def default_folder() -> Path:
+    """For locks and logs: one for each user, wherever he is logged in, since the lock on a device must be one."""
+    return Path(tempfile.gettempdir()) / f"avis-{os.getuid()}"
+
+
+def check_private(folder: Path) -> None:
+    """Makes a folder that nobody else may write to. Raises UsageError where there is one that somebody else could."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise UsageError(f"the folder {folder} cannot be made: {error.strerror}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UsageError(f"the folder {folder} must be yours, and no one else may write to it: try --folder")
+
+
 def born(pid: int) -> str:
     """The start time of a process, which with its pid names it; empty for one that has ended (a zombie, too)."""
     try:
@@ -68,7 +86,7 @@ class Supervisor:
         """`folder`: for locks and logs, one for all servers of this machine. `name`: how names of the server begin."""
         if not token:
             raise UsageError("a node of a cluster needs a token: everybody could drain it")
-        folder.mkdir(parents=True, exist_ok=True)
+        check_private(folder)
         stem = re.sub(r"[^a-z0-9-]", "-", device)
         self._lock, self._record, self._log = (folder / f"{stem}.{kind}" for kind in ("lock", "json", "log"))
         self._name = name

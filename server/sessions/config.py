@@ -12,7 +12,8 @@ from core.config import Config
 from core.contract import Mode, Panel, SolverConfig
 from core.operators.config import OperatorConfig, SuperResolutionConfig
 from server.media.recording import Record
-from server.settings import Settings, Size
+from server.settings import Settings
+from server.values import Size
 
 
 class SessionState(enum.Enum):
@@ -71,12 +72,21 @@ class Deadlines:
             settings.connect_timeout, settings.first_frame_timeout, settings.idle_timeout, settings.max_session_time
         )
 
-    def expired(self, now: float, opened: float, connected: float | None, last_frame: float | None) -> str | None:
-        """Why the session must end at `now`, or None."""
+    def expired(
+        self, now: float, opened: float, dialled: float, connected: float | None, seen: float, last_frame: float | None
+    ) -> str | None:
+        """Why the session must end at `now`, or None.
+
+        `opened` is when it began; `dialled`, `connected` and `last_frame` are of its present connection, which may have
+        taken the place of one that was lost. `seen` is the last frame over any connection, or `opened`: who dials anew
+        again and again, and sends nothing, holds a place no longer than who dials once more.
+        """
         if self.most and now - opened > self.most:
             return f"a session may last {self.most:g} s"
+        if last_frame is None and now - seen > self.idle + self.connect + self.first_frame:
+            return f"no video for {now - seen:.0f} s, over any connection"
         if connected is None:
-            return f"no connection within {self.connect:g} s" if now - opened > self.connect else None
+            return f"no connection within {self.connect:g} s" if now - dialled > self.connect else None
         if last_frame is None:
             waited = now - connected > self.first_frame
             return f"no video within {self.first_frame:g} s of the connection" if waited else None

@@ -25,7 +25,8 @@ from server.sessions.account import Account
 from server.sessions.config import SessionConfig
 from server.sessions.session import Session, clock
 from server.sessions.telemetry import RATIOS, EndCode, Histogram
-from server.settings import Settings, show_size
+from server.settings import Settings
+from server.values import show_size
 
 SIZE = (416, 240)
 """(width, height) that a session is taken for where nothing was warmed up"""

@@ -103,6 +103,9 @@ class Session:
         self._track: MediaStreamTrack | None = None
         self._connected: float | None = None
         self._last_frame: float | None = None
+        """over the present connection"""
+        self._seen = self._opened
+        """the last frame over any connection, or when the session was opened"""
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -200,8 +203,9 @@ class Session:
             if tick % LOG_TICKS == 0 and (now_dropped := self.figures.setbacks()) != dropped:
                 logger.info("dropped so far: %s", now_dropped)
                 dropped = now_dropped
-            opened = self._dialled if self._connected is None else self._opened
-            reason = self._deadlines.expired(clock(), opened, self._connected, self._last_frame)
+            reason = self._deadlines.expired(
+                clock(), self._opened, self._dialled, self._connected, self._seen, self._last_frame
+            )
             if reason is not None:
                 fault = self.pc.fault
                 return self._host.end(self.id, f"{reason}: {fault}" if fault else reason, "timeout")
@@ -237,7 +241,7 @@ class Session:
             self.state = SessionState.STREAMING
         if self.state is not SessionState.STREAMING:
             return
-        self._last_frame = now
+        self._last_frame = self._seen = now
         self.figures.frames_in += 1
         self.figures.arrivals.add(1.0, now)
         if isinstance(picture.opaque, Arrival):

@@ -15,31 +15,29 @@ from typing import Any
 from aiortc import MediaStreamTrack, RTCDataChannel
 
 from core.contract import SolverConfig
-from core.operators.config import OperatorConfig
 from server.device.worker import Worker
 from server.logs import SESSION, public
 from server.media.audio import CarriedTrack
 from server.media.recording import Recording
-from server.quotas import Quotas, TokenBucket
+from server.quotas import Quotas
 from server.refusals import Asks, Place, Refusal
 from server.scheduling.admission import Refuse
-from server.scheduling.costs import Workload
+from server.sessions.checks import OperatorChecks, check
 from server.sessions.config import SessionConfig
 from server.sessions.devices import Devices
 from server.sessions.dispatch import Dispatch
 from server.sessions.negotiation import negotiate, rtc_config
+from server.sessions.pace import CHANGE_RATE, RESUME_RATE, Pace
 from server.sessions.session import Session, counted
 from server.sessions.telemetry import LIVES, EndCode, Histogram, SessionFigures
 from server.sessions.traces import tracer_of
 from server.sessions.waiting import WaitingList
-from server.settings import Settings, show_size
+from server.settings import Settings
+from server.values import show_size
 from server.webrtc.offer import Offer
 from server.webrtc.peer import PeerConnection
 
 logger = logging.getLogger(__name__)
-
-CHANGE_RATE, CHANGES = 2.0, 8.0
-"""changes of one session a second, and at once"""
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,12 @@ class Sessions:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.devices = Devices(settings, self.end)
-        self.line: WaitingList[Workload] = WaitingList(
+        self.line: WaitingList[SessionConfig] = WaitingList(
             self.new_id, settings.queue_most, settings.queue_each, settings.queue_patience
         )
         self.quotas = Quotas()
-        self._changes: dict[str, TokenBucket] = {}
-        """how often each session may change: a new operator costs the device a plan"""
+        self.checks = OperatorChecks()
+        self._paces: dict[str, Pace] = {}
         self.closing = False
         self.draining = False
         """it takes no new session: those that are open move to another node"""
@@ -115,7 +113,7 @@ class Sessions:
         self._reserve(session_id, config, asks)
         self.quotas.open(session_id, asks.quotas)
         try:
-            await check_operator(config.operator, config.size)
+            await self.checks.check(config.operator, config.size)
             session = self._new_session(session_id, config, asks.pixels)
             try:
                 answer = await self._answer(session, session.pc, offer, returns)
@@ -128,9 +126,33 @@ class Sessions:
             self._release(session_id)
             raise
 
-    async def resume(self, session_id: str, offer: Offer) -> Opened:
-        """Answers an offer of a client that lost its connection: the session, its stream and its cache go on."""
-        session = self.get(session_id)
+    async def resume(self, session_id: str, offer: Offer, asks: Asks | None = None) -> Opened:
+        """Answers an offer of a client that lost its connection: the session, its stream and its cache go on.
+
+        An attempt that comes while another is under way takes its place. Raises Refusal.
+        """
+        session, pace = self.get(session_id), self._pace(session_id)
+        self.check_rate(asks or Asks())
+        if (wait := pace.resumes.take(session.age)) > 0:
+            raise Refusal(429, "too_many_offers", f"a session may be resumed {RESUME_RATE:g} times a second", wait)
+        if pace.dial is not None:
+            pace.dial.cancel()
+        pace.dial = dial = asyncio.get_running_loop().create_task(self._dial(session, offer))
+        try:
+            return Opened(session, await dial)
+        except asyncio.CancelledError:
+            if pace.dial is dial:
+                raise  # it is the client who has gone
+            raise Refusal(
+                409, "replaced", "a later attempt to resume this session took the place of this one"
+            ) from None
+        finally:
+            if pace.dial is dial:
+                dial.cancel()
+                pace.dial = None
+
+    async def _dial(self, session: Session, offer: Offer) -> str:
+        """Puts a new connection in the place of a session's present one, and returns the answer for its client."""
         pc = PeerConnection(rtc_config(self.settings, session.config.fps))
         try:
             answer = await self._answer(session, pc, offer, returns=True)
@@ -138,8 +160,11 @@ class Sessions:
             await pc.close()
             raise
         session.resume(pc)
-        self.devices.reconnect(session_id)
-        return Opened(session, answer)
+        self.devices.reconnect(session.id)
+        return answer
+
+    def _pace(self, session_id: str) -> Pace:
+        return self._paces.setdefault(session_id, Pace())
 
     def get(self, session_id: str) -> Session:
         session = self._open.get(session_id)
@@ -149,12 +174,17 @@ class Sessions:
 
     async def change(self, session_id: str, config: SessionConfig) -> int:
         """Changes a session's operator or solver; returns the number of the first chunk with it."""
-        session = self.get(session_id)
-        wait = self._changes.setdefault(session_id, TokenBucket(CHANGE_RATE, CHANGES)).take(session.age)
-        if wait > 0:
+        session, pace = self.get(session_id), self._pace(session_id)
+        if pace.changing:
+            raise Refusal(429, "too_many_changes", "a change of this session is under way", 0.5)
+        if (wait := pace.changes.take(session.age)) > 0:
             raise Refusal(429, "too_many_changes", f"a session may change {CHANGE_RATE:g} times a second", wait)
         size = (session.spec.width, session.spec.height) if session.spec else config.size
-        await check_operator(config.operator, size)
+        pace.changing = True
+        try:
+            await self.checks.check(config.operator, size)
+        finally:
+            pace.changing = False
         session = self.get(session_id)
         self.devices.update(session_id, config, size)
         return session.change(config)
@@ -180,6 +210,7 @@ class Sessions:
             session.drain()
         for session_id in list(self._open):
             self.end(session_id, "the server is shutting down", "shutdown")
+        self.checks.close()
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=self.settings.drain_timeout)
             for task in late:
@@ -218,11 +249,15 @@ class Sessions:
         """Refuses what whoever asks may not have, or not now."""
         if asks.pixels is not None and config.size is not None and config.size[0] * config.size[1] > asks.pixels:
             raise Refusal(422, "bad_size", f"this token allows {asks.pixels} pixels, not {show_size(config.size)}")
-        if (exceeded := self.quotas.offer(asks.quotas, asyncio.get_running_loop().time())) is not None:
-            quota, wait = exceeded
-            raise Refusal(429, "too_many_offers", f"{quota.holder} may open {quota.rate:g} sessions a second", wait)
+        self.check_rate(asks)
         if (full := self.quotas.exceeded(asks.quotas)) is not None:
             raise Refusal(429, "too_many_sessions", f"{full.holder} has {full.sessions} sessions, its most", 5)
+
+    def check_rate(self, asks: Asks) -> None:
+        """Counts an offer, and refuses it where whoever asks sends too many."""
+        if (exceeded := self.quotas.offer(asks.quotas, asyncio.get_running_loop().time())) is not None:
+            quota, wait = exceeded
+            raise Refusal(429, "too_many_offers", f"{quota.holder} may send {quota.rate:g} offers a second", wait)
 
     def _reserve(self, session_id: str, config: SessionConfig, asks: Asks) -> None:
         """Takes a place, or refuses: before anything is awaited, so that no two take the same one."""
@@ -238,20 +273,24 @@ class Sessions:
         refuse = self._in_line(asks.ticket, now) or self.devices.refuse(config, now)
         if refuse is not None:
             self.refused_total += 1
-            raise self._turn_away(refuse, now, asks)
-        self.line.leave(asks.ticket)
+            raise self._turn_away(refuse, config, now, asks)
+        self.line.serve(asks.ticket, now)
         self.devices.reserve(session_id, config, now)
 
     def _in_line(self, ticket: str | None, now: float) -> Refuse | None:
-        """Refuses whoever is not the first in line: a free place is for that one."""
-        before = self.line.position(ticket, now) - 1
+        """Refuses whoever would overtake one that waits and fits, or one that has been overtaken often enough."""
+
+        def fits(wants: SessionConfig | None) -> bool:
+            return wants is not None and self.devices.refuse(wants, now) is None
+
+        before = self.line.before(ticket, now, fits)
         return Refuse(f"{before} in line come first", self.settings.queue_patience / 5) if before > 0 else None
 
-    def _turn_away(self, refuse: Refuse, now: float, asks: Asks) -> Refusal:
+    def _turn_away(self, refuse: Refuse, config: SessionConfig, now: float, asks: Asks) -> Refusal:
         """The refusal for a client that finds no place: when to ask again, and its place in line when it waits."""
         message = f"the server is full: {refuse.reason}"
         waits = asks.queue or asks.ticket is not None
-        held = self.line.wait(asks.ticket, now, asks.address) if waits else None
+        held = self.line.wait(asks.ticket, now, asks.address, config) if waits else None
         if held is None:
             return Refusal(503, "full", message, refuse.retry_after)
         return Refusal(503, "full", message, self.settings.queue_patience / 5, Place(*held))
@@ -262,7 +301,7 @@ class Sessions:
             self._past.absorb(session.figures)
             self._past.wire.update(counted(session.pc))
         self.quotas.close(session_id)
-        self._changes.pop(session_id, None)
+        self._paces.pop(session_id, None)
         self.devices.release(session_id, asyncio.get_running_loop().time())
 
     def _new_session(self, session_id: str, config: SessionConfig, pixels: int | None) -> Session:
@@ -304,34 +343,6 @@ class Sessions:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("a session did not close", exc_info=error)
-
-
-def check(config: SessionConfig, settings: Settings) -> None:
-    """Refuses what no session of a server with these settings may be."""
-    if config.fps > settings.max_fps:
-        raise Refusal(422, "bad_setting", f"fps may be {settings.max_fps:g} at most here, not {config.fps:g}")
-    if config.record != "nothing" and settings.recordings is None:
-        raise Refusal(422, "no_recording", "this server keeps no recordings: its setting recordings is unset")
-    if config.size is None:
-        return
-    (width, height), least = config.size, settings.min_side
-    if width % 16 or height % 16 or min(width, height) < least or width * height > settings.max_pixels:
-        raise Refusal(
-            422,
-            "bad_size",
-            f"a size is a multiple of 16 each way, {least} at least and {settings.max_pixels} pixels in all at "
-            f"most, not {show_size(config.size)}",
-        )
-
-
-async def check_operator(operator: OperatorConfig, size: tuple[int, int] | None) -> None:
-    """Refuses a size that does not fit the operator, when it is known. Decoding a drawn mask takes a moment."""
-    if size is None:
-        return
-    try:
-        await asyncio.get_running_loop().run_in_executor(None, operator.check_size, size[1], size[0])
-    except ValueError as error:
-        raise Refusal(422, "bad_operator", str(error)) from error
 
 
 def log_end(session: Session, reason: str, code: EndCode) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from core.config import Config
-from server.settings import Ports
+from server.values import Ports
 from server.webrtc.reception import ReceptionConfig
 from server.webrtc.sdp_lines import SdpLimits
 

@@ -2,7 +2,8 @@ import pytest
 
 from core.errors import UsageError
 from server.sessions.dispatch import worker_config
-from server.settings import device_environment, parse_size, read_settings
+from server.settings import device_environment, read_settings
+from server.values import parse_size
 
 
 def test_the_command_line_beats_the_environment_and_that_the_file(tmp_path, monkeypatch):
@@ -111,3 +112,18 @@ def test_settings_of_the_model_come_from_file_and_command_line_and_reach_the_dev
     file.write_text('model = "wan2.1-1.3b"\n[model_settings]\nwindow = 9\nsink = 3\n')
     settings = read_settings(file, model_settings={"window": "12"})
     assert worker_config(settings).options.model_settings == {"window": "12", "sink": 3}
+
+
+@pytest.mark.parametrize(
+    "told, sessions, offers",
+    [
+        ({}, None, 50),
+        ({"host": "0.0.0.0", "open_to_all": True}, 4, 2),
+        ({"host": "0.0.0.0", "open_to_all": True, "max_sessions": 1}, None, 2),
+        ({"host": "0.0.0.0", "token": "t", "node": "a"}, None, 50),
+        ({"host": "0.0.0.0", "token": "t", "sessions_each": 7, "offers_each": 9}, 7, 9),
+    ],
+)
+def test_one_address_has_its_share_where_other_machines_reach_the_server(told, sessions, offers):
+    settings = read_settings(**told)
+    assert (settings.most_sessions_each, settings.most_offers_each) == (sessions, offers)

@@ -3,18 +3,20 @@ import gc
 import gzip
 import os
 import time
-from ipaddress import ip_network
+from collections import Counter
 
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from core.operators.config import SuperResolutionConfig
 from server.api.app import bound, create_app
 from server.api.auth import Doorkeeper
 from server.api.endpoints import WEB
 from server.api.keys import SESSIONS
 from server.refusals import Refusal
+from server.scheduling.admission import Refuse
 from server.sessions.config import SessionState
 from server.sessions.negotiation import negotiate
 from server.settings import read_settings
@@ -195,6 +197,28 @@ async def test_clients_that_wait_get_the_next_places_in_the_order_they_came(http
     assert (await ask())[2].keys() == {"error"}, "it did not ask to wait"
 
 
+async def test_a_large_head_of_the_line_lets_those_pass_who_fit_and_is_then_kept_its_place(http, offer, monkeypatch):
+    """The first in line asked for more than there was, and all others were refused while the device stood idle."""
+    devices, refuse = http.sessions.devices, http.sessions.devices.refuse
+    large = {"size": "832x480"}
+
+    def too_large(config, now):
+        return Refuse("no room for so large a one", 1.0) if config.size == (832, 480) else refuse(config, now)
+
+    monkeypatch.setattr(devices, "refuse", too_large)
+    http.sessions.line.overtakers = 2
+    asked = await http.post("/sessions", json={**offer, **large, "queue": True})
+    ticket = (await asked.json())["queue"]["ticket"]
+    for _ in range(2):
+        reply = await http.post("/sessions", json=offer)
+        assert reply.status == 201
+        await http.delete(reply.headers["Location"])
+    await refused(await http.post("/sessions", json=offer), 503)
+    monkeypatch.setattr(devices, "refuse", refuse)
+    assert (await http.post("/sessions", json={**offer, **large, "ticket": ticket})).status == 201
+    assert (await http.post("/sessions", json=offer)).status == 201
+
+
 async def test_one_address_has_its_share_of_the_line_and_a_header_gives_it_no_more(http, offer):
     [await http.post("/sessions", json=offer) for _ in range(2)]
 
@@ -203,9 +227,6 @@ async def test_one_address_has_its_share_of_the_line_and_a_header_gives_it_no_mo
         return reply.status == 503 and "queue" in await reply.json()
 
     assert [await queued(**{"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(6)] == 4 * [True] + 2 * [False]
-    behind_proxy = http.sessions.settings.model_copy(update={"trusted_proxies": (ip_network("127.0.0.1/32"),)})
-    http.sessions.settings = behind_proxy
-    assert await queued(**{"X-Forwarded-For": "198.51.100.1"})
 
 
 async def test_a_place_in_line_that_nobody_claims_is_given_up(http, offer):
@@ -384,6 +405,34 @@ async def test_a_session_that_ends_while_it_is_resumed_leaves_no_connection(http
     reply = await http.post("/sessions", json={**offer, "resume": session_id})
     assert reply.status == 404
     assert [pc.signalingState for pc in made] == ["closed"]
+
+
+async def test_a_later_attempt_to_resume_takes_the_place_of_one_under_way(http, offer, monkeypatch):
+    """Each of a hundred at once made its connection: 298 descriptors for one session."""
+    session_id, made = (await (await http.post("/sessions", json=offer)).json())["id"], []
+
+    async def negotiate_slowly(pc, *args):
+        made.append(pc)
+        await asyncio.sleep(0.2)
+        return await negotiate(pc, *args)
+
+    monkeypatch.setattr("server.sessions.sessions.negotiate", negotiate_slowly)
+    replies = await asyncio.gather(*(http.post("/sessions", json={**offer, "resume": session_id}) for _ in range(20)))
+    codes = Counter([reply.status for reply in replies])
+    assert codes[201] == 1 and codes[409] + codes[429] == 19
+    assert len(made) <= codes[409] + 1 < 10, "an attempt is counted before it costs anything"
+    session = http.sessions.get(session_id)
+    assert session.figures.resumed == 1 and session.pc is made[-1]
+    assert {pc.signalingState for pc in made[:-1]} == {"closed"}
+
+
+async def test_one_change_of_a_session_is_under_way_at_a_time(http, offer, monkeypatch):
+    url = (await http.post("/sessions", json=offer)).headers["Location"]
+    monkeypatch.setattr(SuperResolutionConfig, "check_size", lambda *_: time.sleep(0.3))
+    change = {"operator": {"kind": "super_resolution"}}
+    codes = [reply.status for reply in await asyncio.gather(*(http.patch(url, json=change) for _ in range(3)))]
+    assert sorted(codes) == [200, 429, 429]
+    assert (await http.patch(url, json=change)).status == 200
 
 
 async def test_an_attempt_to_resume_that_fails_leaves_the_session_as_it_was(http, offer, monkeypatch):

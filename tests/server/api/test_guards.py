@@ -171,6 +171,13 @@ async def test_each_token_has_its_own_limits_and_each_address(serve, tmp_path, o
     assert [(await limited.post("/sessions", json=offer)).status for _ in range(2)] == [201, 429]
 
 
+async def test_an_address_is_that_of_the_client_where_a_trusted_proxy_says_so(serve, offer):
+    for trusted, expected in ((("127.0.0.1/32",), [201, 429, 201]), ((), [201, 429, 429])):
+        http = await serve(sessions_each=1, admission="places", trusted_proxies=trusted)
+        clients = [{"X-Forwarded-For": f"198.51.100.{n}"} for n in (1, 1, 2)]
+        assert [(await http.post("/sessions", json=offer, headers=client)).status for client in clients] == expected
+
+
 async def test_a_session_changes_so_often_and_no_more(serve, offer):
     """Each new operator costs the device a plan: one client's changes took the time of all others."""
     http = await serve()

@@ -163,6 +163,17 @@ OF_PROMETHEUS = {"up": {"job", "instance"}}
 """series that Prometheus itself adds"""
 
 
+@pytest.mark.parametrize(
+    "host, status",
+    [("evil.example", 421), ("evil.example:9090", 421), ("127.0.0.1:9090", 200), ("server:9090", 200), ("[::1]", 200)],
+)
+async def test_the_admin_port_answers_to_its_own_names_only(http, host, status):
+    """A page whose name was made to point here read all figures."""
+    reply = await http.admin.get("/metrics", headers={"Host": host})
+    assert reply.status == status
+    assert reply.headers["X-Content-Type-Options"] == "nosniff" and "Server" not in reply.headers
+
+
 async def openmetrics(http):
     """The families, as the strict parser of OpenMetrics reads them."""
     reply = await http.admin.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})

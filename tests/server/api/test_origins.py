@@ -3,7 +3,7 @@
 import pytest
 
 from server.api.origins import host_of, is_known_host, is_own_origin
-from server.settings import is_loopback
+from server.values import is_loopback
 
 OURS = [
     "localhost",

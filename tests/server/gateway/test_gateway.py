@@ -3,12 +3,17 @@
 import asyncio
 import logging
 from collections import Counter
+from hashlib import sha256
 
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestServer
 
-from tests.server.gateway.conftest import site, start_gateway, start_node, until
+from core.errors import UsageError
+from server.api.cluster import NODE_SIDE
+from server.gateway.settings import read_gateway
+from server.scheduling.admission import Refuse
+from tests.server.gateway.conftest import TOKEN, site, start_gateway, start_node, until
 
 
 async def opened(site, offer, gateway=0, **body):
@@ -117,6 +122,66 @@ async def test_a_node_tells_and_does_nothing_without_its_token(three):
         async with three.http.request(method, url + path, json={}) as reply:
             assert reply.status == 401
     assert three.nodes[0].sessions.draining is False
+
+
+async def test_a_foreign_name_and_a_foreign_page_reach_nothing_through_a_gateway(three, offer):
+    bearer = {"Authorization": ""}
+    for method, path in (("GET", "/stats"), ("GET", "/healthz"), ("POST", "/sessions"), ("GET", "/")):
+        reply = await three.ask(method, path, headers={**bearer, "Host": "evil.example"}, json=offer)
+        await refused(reply, 421, "wrong_host")
+    for path in ("/sessions", "/whip/x"):
+        reply = await three.ask(
+            "POST", path, headers={"Host": "127.0.0.1", "Origin": "http://evil.example"}, json=offer
+        )
+        assert reply[0] == (403 if path == "/sessions" else 415), reply
+    _, headers, _ = await three.ask("GET", "/")
+    assert headers["X-Content-Type-Options"] == "nosniff" and "Server" not in headers
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+
+
+async def test_named_tokens_open_a_gateway_and_their_limits_hold_on_its_nodes(offer, tmp_path):
+    tokens = tmp_path / "tokens.toml"
+    digests = {name: sha256(name.encode()).hexdigest() for name in ("one", "small", "slow")}
+    tokens.write_text(
+        f'[a]\nsha256 = "{digests["one"]}"\nsessions = 1\n[b]\nsha256 = "{digests["small"]}"\npixels = 4096\n'
+        f'[c]\nsha256 = "{digests["slow"]}"\nrate = 0.01\n'
+    )
+    async with site("a", max_sessions=8) as found:
+        entry = await start_gateway(found.stack, [found.nodes[0].url], token=None, tokens=tokens)
+        found.gateways.append(entry)
+        await until(lambda: entry.cluster.live())
+
+        async def post(token, **headers):
+            headers = {"Authorization": f"Bearer {token}", **headers}
+            status, _, body = await found.ask("POST", "/sessions", 1, json=offer, headers=headers)
+            return status if status == 201 else (status, body["error"]["code"])
+
+        assert [await post("one"), await post("one")] == [201, (429, "too_many_sessions")]
+        assert await post("small") == (422, "bad_size")
+        assert await post("small", **{"X-Avis-Caller": '{"name": "one"}'}) == (422, "bad_size"), "who asks is not asked"
+        assert [await post("slow") for _ in range(3)] == [201, 201, (429, "too_many_offers")]
+        assert await post("of-clients") == await post(TOKEN) == (401, "unauthorized")
+
+
+async def test_one_address_sends_so_many_offers_to_a_gateway_and_no_more(offer):
+    async with site("a", max_sessions=8) as found:
+        found.gateways.append(await start_gateway(found.stack, [found.nodes[0].url], offers_each=0.01))
+        await until(lambda: found.gateways[1].cluster.live())
+        assert [(await found.ask("POST", "/sessions", 1, json=offer))[0] for _ in range(3)] == [201, 201, 429]
+        assert (await found.ask("POST", "/whep/x", 1, data="v=0"))[0] == 429
+
+
+async def test_a_node_is_drained_by_its_own_token_and_by_no_clients(offer, tmp_path):
+    """A client's named token drained the node under everybody."""
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(f'[a]\nsha256 = "{sha256(b"of-a-client").hexdigest()}"\n')
+    async with site("a", tokens=tokens) as found:
+        node = found.nodes[0]
+        for token, status in (("of-a-client", 403), ("wrong", 401), (TOKEN, 202)):
+            headers = {"Authorization": f"Bearer {token}"}
+            async with found.http.post(f"{node.url}/cluster/drain", json={"seconds": 60}, headers=headers) as reply:
+                assert reply.status == status
+        assert node.sessions.draining
 
 
 async def test_stats_of_all_nodes_are_summed_and_name_no_session(three, offer):
@@ -237,6 +302,32 @@ async def test_clients_in_line_get_the_places_in_the_order_they_came_whichever_g
         assert (await ask(1, queue=True))[1]["position"] == 1
 
 
+async def test_a_large_head_of_the_line_lets_those_pass_who_fit_and_is_then_kept_its_place(offer):
+    """The first in line asked for more than any node had, and all others were refused beside a free place."""
+    async with site("a", max_sessions=1) as found:
+        node, cluster, large = found.nodes[0], found.gateways[0].cluster, {"size": "832x480"}
+        refuse = node.sessions.devices.refuse
+        node.sessions.devices.refuse = lambda config, now: (
+            Refuse("no room for so large a one", 1.0) if config.size == (832, 480) else refuse(config, now)
+        )
+        node.app[NODE_SIDE].line.overtakers = 1
+
+        async def ask(**body):
+            status, _, answer = await found.ask("POST", "/sessions", json={**offer, **body})
+            return status, answer
+
+        _, answer = await ask(**large, queue=True)
+        ticket = answer["queue"]["ticket"]
+        await until(lambda: cluster.waiting() == 1 and cluster.free() == 1)
+        status, passed = await ask()
+        assert status == 201, "it stood behind one that did not fit"
+        await found.ask("DELETE", f"/sessions/{passed['id']}")
+        await until(lambda: cluster.free() == 1)
+        assert (await ask())[0] == 503, "the large one was overtaken without end"
+        node.sessions.devices.refuse = refuse
+        assert (await ask(**large, ticket=ticket))[0] == 201
+
+
 async def test_a_line_that_was_lost_with_its_node_keeps_nobody_out(offer):
     async with site("ab", max_sessions=1) as found:
         ids = [await opened(found, offer) for _ in range(2)]
@@ -283,3 +374,15 @@ async def test_what_the_gateway_itself_refuses_is_logged_with_its_reason(three, 
         await refused(await three.ask("GET", "/stats", headers={"Authorization": "Bearer wrong"}), 401, "unauthorized")
     lines = [made.fields for made in caplog.records if getattr(made, "fields", {}).get("event") == "refusal"]
     assert [(line["status"], line["code"]) for line in lines] == [(401, "unauthorized")]
+
+
+def test_a_gateway_that_other_machines_reach_asks_for_a_token_or_is_told_to_let_everybody_in(monkeypatch):
+    with pytest.raises(UsageError, match="set AVIS_CLUSTER_TOKEN"):
+        read_gateway(host="0.0.0.0").check_exposure()
+    read_gateway(host="0.0.0.0", open_to_all=True).check_exposure()
+    monkeypatch.setenv("AVIS_CLUSTER_TOKEN", "of-clients")
+    monkeypatch.setenv("AVIS_TOKEN", "of a server")
+    monkeypatch.setenv("HOST", "of nobody")
+    settings = read_gateway(host="0.0.0.0")
+    settings.check_exposure()
+    assert (settings.token, read_gateway().host) == ("of-clients", "127.0.0.1")

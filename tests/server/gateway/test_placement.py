@@ -169,8 +169,8 @@ def test_the_owner_of_an_id_is_its_first_part():
 
 
 def test_as_many_in_line_may_try_as_places_are_free_and_the_first_always():
-    assert [may_try(position, 0) for position in (1, 2)] == [True, False]
-    assert [may_try(position, 3) for position in (1, 3, 4)] == [True, True, False]
+    assert [may_try(before, 0) for before in (0, 1)] == [True, False]
+    assert [may_try(before, 3) for before in (0, 2, 3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"protocol": "1"}, {"protocol": PROTOCOL}, {"protocol": True}])

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from core.errors import UsageError
-from server.gateway.supervisor import Supervisor, born
+from server.gateway.supervisor import Supervisor, born, check_private, default_folder
 
 SERVER = """
 import http.server, os, sys
@@ -114,3 +114,18 @@ def test_a_stopped_server_ends(supervise):
 def test_no_node_runs_without_a_token(tmp_path):
     with pytest.raises(UsageError, match="needs a token"):
         Supervisor(tmp_path, "cpu", "a", [], token="")
+
+
+def test_the_folder_of_locks_is_ours_alone(tmp_path):
+    """/tmp/avis was for whoever came first: another user could hold every lock, or have a log written elsewhere."""
+    ours = tmp_path / "new" / "avis"
+    check_private(ours)
+    assert ours.stat().st_mode & 0o777 == 0o700
+    check_private(ours)
+    ours.chmod(0o777)
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    (tmp_path / "file").touch()
+    for wrong in (ours, tmp_path / "link", tmp_path / "file"):
+        with pytest.raises(UsageError):
+            check_private(wrong)
+    assert default_folder().name == f"avis-{os.getuid()}"

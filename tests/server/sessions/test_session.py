@@ -7,6 +7,8 @@ import pytest
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from av import VideoFrame
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.contract import SolverConfig
 from core.operators.averages import TemporalAverage
@@ -500,13 +502,27 @@ DEADLINES = Deadlines(connect=15, first_frame=5, idle=10, most=0)
     ],
 )
 def test_a_session_waits_so_long_and_no_longer(now, connected, last_frame, word):
-    reason = DEADLINES.expired(now, 0, connected, last_frame)
+    reason = DEADLINES.expired(now, 0, 0, connected, last_frame or 0, last_frame)
     assert reason is None if word is None else word in reason
 
 
 def test_a_session_may_be_given_a_longest_time():
     deadlines = Deadlines(15, 5, 10, most=60)
-    assert "60 s" in deadlines.expired(61, 0, 1, 61)
+    assert "60 s" in deadlines.expired(61, 0, 0, 1, 61, 61)
+    assert "60 s" in deadlines.expired(61, 0, 59, None, 58, None), "who dialled anew began a new life"
+
+
+@given(st.lists(st.floats(0.01, 14.9), min_size=1, max_size=40))
+def test_who_dials_anew_again_and_again_and_sends_nothing_holds_no_place(pauses):
+    """A POST each 3.6 s with `resume` kept a place for ever, without one packet of media."""
+    now = 0.0
+    for pause in pauses:
+        dialled, now = now, now + pause
+        if DEADLINES.expired(now, 0, dialled, None, 0.0, None):
+            break
+    assert now <= 30 + 14.9
+    assert DEADLINES.expired(30.1, 0, 30.0, None, 0.0, None)
+    assert DEADLINES.expired(30.1, 0, 30.0, None, 20.0, None) is None, "it was seen a moment ago"
 
 
 @pytest.mark.parametrize(
