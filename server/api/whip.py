@@ -78,7 +78,7 @@ async def watch(request: web.Request) -> web.Response:
     streams, name = request.app[STREAMS], stream_name(request)
     stream = streams.published(name)
     offer = await read_offer(request, "play", sound_codec(stream))
-    player, answer = await streams.watch(name, offer)
+    player, answer = await streams.watch(name, offer, asks_of(request))
     return created(request, f"/whep/{name}/{player.id}", answer)
 
 

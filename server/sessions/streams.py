@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from server.media.broadcast import Broadcast, PlayerTrack
+from server.quotas import Quota, Quotas
 from server.refusals import Asks, Refusal
 from server.sessions.config import SessionConfig, SessionState
 from server.sessions.negotiation import negotiate, rtc_config
@@ -58,6 +59,8 @@ class Streams:
         self.sessions = sessions
         self.settings: Settings = sessions.settings
         self._streams: dict[str, Stream | None] = {}
+        self._places = Quotas()
+        """the players of all streams, and whose they are"""
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- publishing -----------------------------------------------------------------------------------------
@@ -108,14 +111,14 @@ class Streams:
 
     # --- watching -------------------------------------------------------------------------------------------
 
-    async def watch(self, name: str, offer: Offer) -> tuple[Player, str]:
+    async def watch(self, name: str, offer: Offer, asks: Asks) -> tuple[Player, str]:
         """Opens one more player of `name`, and its answer."""
         stream = self.published(name)
-        if len(stream.players) >= self.settings.max_players:
-            raise Refusal(503, "full", f"{name!r} has {len(stream.players)} players, the most", retry_after=10)
+        self._check_room(stream, asks)
         pc = PeerConnection(rtc_config(self.settings, stream.session.config.fps), stream.classes)
         player = Player(self.sessions.new_id(), pc, offer)
         stream.players[player.id] = player
+        self._places.open(player.id, self._quotas(asks))
         player.deadline = self._spawn(self._expire(stream, player))
         tracks = self._connect(stream, player)
         try:
@@ -125,6 +128,19 @@ class Streams:
             await self.leave(stream, player)
             raise
         return player, answer
+
+    def _quotas(self, asks: Asks) -> tuple[Quota, ...]:
+        return (Quota(f"address {asks.address}", self.settings.most_players_each),)
+
+    def _check_room(self, stream: Stream, asks: Asks) -> None:
+        """Refuses a player where there are too many: of the stream, in all, or of its address."""
+        self.sessions.check_rate(asks)
+        if len(stream.players) >= self.settings.max_players:
+            raise Refusal(503, "full", f"{stream.name!r} has {len(stream.players)} players, the most", retry_after=10)
+        if len(self._places.ids) >= self.settings.most_players:
+            raise Refusal(503, "full", f"this server has {len(self._places.ids)} players, the most", retry_after=10)
+        if (full := self._places.exceeded(self._quotas(asks))) is not None:
+            raise Refusal(429, "too_many_players", f"{full.holder} has {full.sessions} players, its most", 10)
 
     def _connect(self, stream: Stream, player: Player) -> list[PlayerTrack]:
         """The player's tracks; and hears when it goes."""
@@ -150,6 +166,7 @@ class Streams:
         """Ends one player: what `watch` began, in reverse."""
         if stream.players.pop(player.id, None) is None:
             return
+        self._places.close(player.id)
         for broadcast, track in player.tracks:
             broadcast.leave(track)
         await player.pc.close()

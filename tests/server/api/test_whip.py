@@ -275,6 +275,25 @@ async def test_bad_requests_get_the_code_that_says_why():
         assert app[STREAMS].report() == {} and len(app[SESSIONS]) == 0
 
 
+@pytest.mark.parametrize(
+    "limit, status, word",
+    [({"players_most": 2}, 503, "this server has 2"), ({"players_each": 2}, 429, "address 127.0.0.1 has 2")],
+)
+async def test_players_are_bounded_in_all_and_of_one_address_over_all_streams(limit, status, word):
+    """Sixteen players of each stream, of any number of streams: all of the server's time was theirs."""
+    async with serving(max_sessions=2, **limit) as (app, http, url):
+        names = ("one", "two")
+        async with peers(*(Peer(http, f"{url}/whip/{name}").open() for name in names)):
+            watching = [Peer(http, f"{url}/whep/{names[n % 2]}").open(watch=True) for n in range(3)]
+            async with peers(*watching) as players:
+                assert [player.status for player in players] == [201, 201, status]
+                assert word in players[2].answer and int(players[2].reply["Retry-After"]) >= 1
+                await players[0].delete()
+                async with peers(Peer(http, f"{url}/whep/two").open(watch=True)) as (again,):
+                    assert again.status == 201
+        assert not app[STREAMS]._places.ids
+
+
 async def test_a_name_is_published_once_and_players_are_bounded():
     async with serving(max_players=1) as (_, http, url):
         async with peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (first,):
