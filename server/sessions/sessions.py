@@ -15,6 +15,7 @@ from typing import Any
 from aiortc import MediaStreamTrack, RTCDataChannel
 
 from core.contract import SolverConfig
+from server import descriptors
 from server.device.worker import Worker
 from server.logs import SESSION, public
 from server.media.audio import CarriedTrack
@@ -254,7 +255,9 @@ class Sessions:
             raise Refusal(429, "too_many_sessions", f"{full.holder} has {full.sessions} sessions, its most", 5)
 
     def check_rate(self, asks: Asks) -> None:
-        """Counts an offer, and refuses it where whoever asks sends too many."""
+        """Counts an offer. Refuses it where whoever asks sends too many, or where no descriptors are left for it."""
+        if descriptors.are_scarce():
+            raise Refusal(503, "exhausted", "the server has too few descriptors left for one more connection", 5)
         if (exceeded := self.quotas.offer(asks.quotas, asyncio.get_running_loop().time())) is not None:
             quota, wait = exceeded
             raise Refusal(429, "too_many_offers", f"{quota.holder} may send {quota.rate:g} offers a second", wait)

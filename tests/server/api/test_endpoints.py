@@ -2,6 +2,7 @@ import asyncio
 import gc
 import gzip
 import os
+import resource
 import time
 from collections import Counter
 
@@ -11,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from core.operators.config import SuperResolutionConfig
+from server import descriptors
 from server.api.app import bound, create_app
 from server.api.auth import Doorkeeper
 from server.api.endpoints import WEB
@@ -424,6 +426,19 @@ async def test_a_later_attempt_to_resume_takes_the_place_of_one_under_way(http, 
     session = http.sessions.get(session_id)
     assert session.figures.resumed == 1 and session.pc is made[-1]
     assert {pc.signalingState for pc in made[:-1]} == {"closed"}
+
+
+async def test_nobody_takes_the_last_descriptors_so_that_those_inside_can_leave(http, offer, monkeypatch):
+    """Eight sessions took all of forty: no request was answered any more, not even a DELETE."""
+    url = (await http.post("/sessions", json=offer)).headers["Location"]
+    open_now, (_, hard) = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (open_now + descriptors.RESERVE - 4, hard))
+    for body in (offer, {**offer, "resume": url.rpartition("/")[2]}):
+        assert (await refused(await http.post("/sessions", json=body), 503))["code"] == "exhausted"
+    assert (await http.get(url)).status == 200 and (await http.delete(url)).status == 204
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, hard))
+    assert (await http.post("/sessions", json=offer)).status == 201
+    http.sessions.check_integrity()
 
 
 async def test_one_change_of_a_session_is_under_way_at_a_time(http, offer, monkeypatch):
