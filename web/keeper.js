@@ -107,7 +107,7 @@ export class Keeper {
     events.onState("resuming", {});
     try {
       await session.open(this.source.stream, { ...request, resume: lost.id }, signal);
-      await session.change({ operator: request.operator, solver: request.solver });
+      await tell(session, { operator: request.operator, solver: request.solver }, signal);
     } catch (error) {
       if (error.status !== 404) throw error;
       this.#lose(null);
@@ -149,6 +149,18 @@ export class Keeper {
       if (seconds <= 0) return;
       this.events.onState("waiting", { problem, seconds, refused: problem.status === 503, lost: this.lost !== null });
       await pause(Math.min(1000, until - performance.now()), signal);
+    }
+  }
+}
+
+/** Changes a session, later if it may not change right now: its stream is worth more than a second. Throws ServerError. */
+export async function tell(session, what, signal) {
+  while (true) {
+    try {
+      return await session.change(what);
+    } catch (error) {
+      if (error.status !== 429 || signal.aborted) throw error;
+      await pause(1000 * (error.retryAfter ?? 1), signal);
     }
   }
 }

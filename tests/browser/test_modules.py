@@ -119,6 +119,18 @@ async def test_a_session_is_deleted_before_its_connection_closes_however_often_i
     assert await ask("session", close_twice) == ["DELETE", "stable"]
 
 
+async def test_a_resumed_session_that_may_not_change_yet_is_told_later_and_kept(ask):
+    """The refusal ended the session, and the stream that had just been saved."""
+    run = """(async (answers, asked) => {{
+        const signal = new AbortController().signal;
+        const change = async (what) => {{ asked.push(what); const status = answers.shift(); if (status) throw {{ status, retryAfter: 0.01 }}; }};
+        try {{ await m.tell({{ change }}, "x", signal); }} catch (error) {{ return [error.status, ...asked]; }}
+        return asked;
+    }})({answers}, [])"""  # noqa: E501
+    assert await ask("keeper", run.format(answers=[429, 429, 0])) == ["x", "x", "x"]
+    assert await ask("keeper", run.format(answers=[429, 404])) == [404, "x", "x"]
+
+
 async def test_what_came_is_counted_over_every_pair_of_addresses(ask):
     stats = "new Map([['a', {type: 'candidate-pair', bytesReceived: 5}], ['b', {type: 'candidate-pair', bytesReceived: 2}], ['c', {type: 'inbound-rtp', bytesReceived: 9}]])"  # noqa: E501
     assert await ask("session", f"[m.received({stats}), m.received(new Map())]") == [7, None]
