@@ -36,6 +36,11 @@ CHUNK_FRAMES = ChunkSpec().frames(1)
 """frames of every chunk but a stream's first, which is shorter"""
 
 
+def opens_stream(frames: int) -> bool:
+    """Whether a chunk of so many frames is the first of its stream, which alone has 1 + 4 n of them."""
+    return frames % ChunkSpec().stride == 1
+
+
 @dataclass(frozen=True)
 class Chunk(Generic[F]):
     """`spec.frames(index)` consecutive frames of one stream."""

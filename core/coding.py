@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, cast
 
 import av
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from core.video import from_pixels, to_pixels
 
-CodecName = Literal["vp8", "h264"]
+CodecName = Literal["vp8", "h264", "jpeg"]
 ENCODERS = {"vp8": "libvpx", "h264": "libx264"}
 
 
@@ -24,7 +28,7 @@ class Coder:
 
     def __init__(
         self,
-        codec: CodecName,
+        codec: Literal["vp8", "h264"],
         height: int,
         width: int,
         quantiser: int | None = None,
@@ -78,8 +82,34 @@ class Coder:
         return frame
 
 
+@dataclass(frozen=True)
+class Jpeg:
+    """Each frame as a JPEG picture of its own, as cheap cameras and MJPEG streams send it."""
+
+    quality: int
+    """of the common scale, 1 to 100"""
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """The frames y [T, 3, h, w] in [-1, 1] as the receiver sees them."""
+        return from_pixels(np.stack([self._coded(pixels) for pixels in to_pixels(y)])).to(y)
+
+    def _coded(self, pixels: np.ndarray) -> np.ndarray:
+        data = io.BytesIO()
+        Image.fromarray(pixels).save(data, "JPEG", quality=self.quality)
+        return np.asarray(Image.open(data))
+
+
+def new_coder(coding: str, height: int, width: int) -> Callable[[Tensor], Tensor]:
+    """A stream's encoder and decoder for frames of `height` x `width`. Raises ValueError for no coding."""
+    codec, quantiser, bitrate = parse_coding(coding)
+    if codec == "jpeg":
+        assert quantiser is not None, "a JPEG has a quality"
+        return Jpeg(quantiser)
+    return Coder(codec, height, width, quantiser, bitrate)
+
+
 def parse_coding(text: str) -> tuple[CodecName, int | None, int | None]:
-    """Codec, quantiser and bit rate of `vp8:400k`, `vp8:q30` or `h264:23` (constant rate factor).
+    """Codec, quantiser and bit rate of `vp8:400k`, `vp8:q30`, `h264:23` (constant rate factor) or `jpeg:40` (quality).
 
     Raises ValueError for anything else.
     """
@@ -90,4 +120,6 @@ def parse_coding(text: str) -> tuple[CodecName, int | None, int | None]:
         return "vp8", None, int(rate[:-1]) * 1000
     if codec == "h264" and rate.isdigit() and int(rate) <= 51:
         return "h264", int(rate), None
-    raise ValueError(f"expected a coding such as vp8:400k, vp8:q30 or h264:23, found {text!r}")
+    if codec == "jpeg" and rate.isdigit() and 1 <= int(rate) <= 100:
+        return "jpeg", int(rate), None
+    raise ValueError(f"expected a coding such as vp8:400k, vp8:q30, h264:23 or jpeg:40, found {text!r:.60}")

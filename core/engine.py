@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from core.chunks import ChunkSpec
+from core.coding import new_coder
 from core.contract import Mode, Panel, Pixels, Rung, SolverConfig
 from core.evaluation.metrics import psnr
 from core.memory import tensor_bytes, tensors
@@ -26,6 +28,8 @@ class _Stream:
     state: StreamState
     clean_past: Tensor | None = None
     """simulate only: the last `operator.reach` clean frames"""
+    coder: Callable[[Tensor], Tensor] | None = None
+    """simulate only: an encoder and decoder that the measurement passes; a failed chunk has passed it all the same"""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,20 @@ class Engine:
         self.solver = Solver(model.codec, model.denoiser, model.num_steps)
         self._streams: dict[str, _Stream] = {}
 
-    def open(self, stream_id: str, operator: Operator, mode: Mode, height: int, width: int, seed: int = 0) -> None:
+    def open(
+        self,
+        stream_id: str,
+        operator: Operator,
+        mode: Mode,
+        height: int,
+        width: int,
+        seed: int = 0,
+        coding: str | None = None,
+    ) -> None:
         """Opens a stream of `height` x `width` restored pixels, both multiples of 16.
 
-        Raises ValueError for a size the model or the operator cannot take, or for an id that is open.
+        With `coding`, as jpeg:40, a simulated measurement passes that encoder and decoder. Raises ValueError for a
+        size the model or the operator cannot take, for an id that is open, or for what is no coding.
         """
         if stream_id in self._streams:
             raise ValueError(f"stream {stream_id} is open already")
@@ -62,7 +76,8 @@ class Engine:
             raise ValueError(f"the size must be a multiple of 16 each way, not {width}x{height}")
         operator.prepare(height, width)
         state = self.solver.new_state(operator, height, width, seed)
-        self._streams[stream_id] = _Stream(mode, height, width, seed, state)
+        coder = new_coder(coding, *operator.measurement_size(height, width)) if coding else None
+        self._streams[stream_id] = _Stream(mode, height, width, seed, state, coder=coder)
 
     def step(
         self,
@@ -140,7 +155,10 @@ def measured(
     if stream.mode == "incoming":
         return operator.observed(x), clean_past
     rng = torch.Generator(x.device).manual_seed(stream.seed * 1009 + index)
-    return operator.measure(x, clean_past, rng), remember(clean_past, x, operator.reach)
+    y = operator.measure(x, clean_past, rng)
+    if stream.coder is not None:
+        y = operator.observed(stream.coder(y))
+    return y, remember(clean_past, x, operator.reach)
 
 
 def score(restored: Restored, x: Tensor, lost: tuple[int, ...]) -> tuple[float | None, float | None]:

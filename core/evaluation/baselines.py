@@ -13,6 +13,8 @@ from torch import Tensor
 from core.operators.averages import SpatioTemporalAverage
 from core.operators.base import LinearOperator
 from core.operators.blur import GaussianBlur
+from core.operators.compose import Compose
+from core.operators.deinterlace import Deinterlace
 from core.operators.masks import MaskedOperator
 from core.operators.super_resolution import SuperResolution
 from core.video import from_pixels, to_pixels
@@ -24,7 +26,8 @@ TELEA_RADIUS = 3
 def baseline(operator: LinearOperator, y: Tensor) -> Tensor:
     """A restoration of the measurement y at the size of x.
 
-    Lanczos for small measurements, Telea for lost pixels, Wiener for blur, and y itself for a temporal mean.
+    Lanczos for small measurements, Telea for lost pixels, Wiener for a Gaussian blur, the lines between for lost ones,
+    each part undone by itself for a composition, and y itself for all else.
     """
     match operator:
         case SuperResolution() | SpatioTemporalAverage():
@@ -33,6 +36,10 @@ def baseline(operator: LinearOperator, y: Tensor) -> Tensor:
             return telea(y, operator.mask(*y.shape[-2:])[0, 0])
         case GaussianBlur():
             return wiener(y, operator.sigma, operator.noise).clamp(-1, 1)
+        case Deinterlace():
+            return operator.hint(y).clamp(-1, 1)
+        case Compose():
+            return operator.lift(y).clamp(-1, 1)
     return y.clamp(-1, 1)
 
 

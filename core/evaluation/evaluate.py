@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from core.contract import Rung, SolverConfig
 from core.evaluation.clip_solvers import AvisClip, ClipSolver, PlainClip
+from core.evaluation.ffmpeg_filters import FILTERS, FilteredClip
 from core.evaluation.rivals import RIVALS
 from core.solver import Solver
 
@@ -38,7 +39,7 @@ VARIANTS: dict[str, Variant] = {
 
 PLAIN = ("degraded", "baseline")
 
-METHODS = (*PLAIN, *VARIANTS, *RIVALS)
+METHODS = (*PLAIN, *VARIANTS, *RIVALS, *FILTERS)
 """everything that `clip_solver` knows"""
 
 ROW_KEYS = ("operator", "variant", "output_consistency", "coded")
@@ -51,6 +52,8 @@ def clip_solver(method: str, solver: Solver) -> ClipSolver:
         return PlainClip(method)
     if method in RIVALS:
         return RIVALS[method](solver)
+    if method in FILTERS:
+        return FilteredClip(FILTERS[method])
     return AvisClip(solver, VARIANTS[method].rung)
 
 

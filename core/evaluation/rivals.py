@@ -110,7 +110,7 @@ def part_of(condition: Condition, frames: slice, latents: slice) -> Condition:
 class FrameByFrame:
     """The denoiser as a prior of single frames, each of which starts a stream of its own.
 
-    A frame of an operator that averages over time has no measurement of its own: its denoiser sees no condition then.
+    A frame of an operator that looks at several has no measurement of its own: its denoiser sees no condition then.
     """
 
     solver: Solver
@@ -133,7 +133,8 @@ class FrameByFrame:
 
     def estimate(self, z: Tensor, t: float, x_init: Tensor) -> Tensor:
         """The clean estimates of all frames' latents at time `t`; `x_init` is what a condition shows."""
-        conditioned, denoiser = self.config.condition and self.operator.reach == 0, self.solver.denoiser
+        alone, denoiser = not (self.operator.reach or self.operator.lookback), self.solver.denoiser
+        conditioned = self.config.condition and alone
         found = []
         for index, latent in enumerate(z.split(1)):
             one = slice(index, index + 1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from core.chunks import ChunkSpec
-from core.coding import Coder, parse_coding
+from core.coding import new_coder
 from core.contract import Pixels
 from core.evaluation.clip_solvers import Part
 from core.evaluation.quality import Quality
@@ -55,17 +55,10 @@ def measured(
         x = torch.cat([x, x[-1:].expand(spec.frames(index) - frames, -1, -1, -1)])
         y = operator.measure(x, past, torch.Generator(x.device).manual_seed(seed * 1009 + index))
         if coding is not None:
-            coder = coder or new_coder(coding, y)
+            coder = coder or new_coder(coding, *y.shape[-2:])
             y = operator.observed(coder(y))
         yield MeasuredChunk(x, y, past, frames)
         past, start = remember(past, x, operator.reach), start + frames
-
-
-def new_coder(coding: str, y: Tensor) -> Coder:
-    """A stream's encoder and decoder for measurements like y [T, 3, h, w]. Raises ValueError for no coding."""
-    codec, quantiser, bitrate = parse_coding(coding)
-    height, width = y.shape[-2:]
-    return Coder(codec, height, width, quantiser, bitrate)
 
 
 @dataclass

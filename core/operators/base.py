@@ -29,6 +29,11 @@ class LinearOperator(LinearOperatorConfig):
     norm: ClassVar[float] = 1.0
     """the largest singular value of A"""
 
+    @property
+    def task(self) -> str:
+        """The kind of operator that is most like this one among those that a network is trained on."""
+        return self.kind
+
     def A(self, x: Tensor, past: Tensor | None = None) -> Tensor:
         """The clean measurement of frames `x` that follow the frames `past` [at most reach, 3, H, W]."""
         return self.A_linear(x, 0)

@@ -44,21 +44,13 @@ class GaussianBlur(GaussianBlurConfig, LinearOperator):
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
-        gains = products(rows.values, columns.values, y)
-        gain = gamma * gains / (gamma * gains**2 + 1)
-        return x + between(rows.V, gain * self._residual_spectrum(x, y), columns.V)
+        return x + separable_correction(rows, columns, x, y, gamma)
 
     def residual(self, x: Tensor, y: Tensor, past: Tensor | None) -> float:
         rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
         beyond = y.square().sum() - between(rows.Ut, y, columns.Ut).square().sum()  # of y, where A x has nothing
-        squares = self._residual_spectrum(x, y).square().sum() + beyond.clamp_min(0)
+        squares = residual_spectrum(rows, columns, x, y).square().sum() + beyond.clamp_min(0)
         return float(squares.sqrt() / y.norm().clamp_min(1e-12))
-
-    def _residual_spectrum(self, x: Tensor, y: Tensor) -> Tensor:
-        """U^T (y - A x) U, by way of A = U S V^T."""
-        rows, columns = (blur_svd(size, self.sigma) for size in y.shape[-2:])
-        gains = products(rows.values, columns.values, y)
-        return between(rows.Ut, y, columns.Ut) - gains * between(rows.Vt, x, columns.Vt)
 
 
 PICTURE_POWER = 7e-4
@@ -66,8 +58,8 @@ PICTURE_POWER = 7e-4
 
 
 @dataclass(frozen=True)
-class BlurSVD:
-    """M = U diag(values) V^T of a one-dimensional blur, without the part that holds only noise."""
+class LineSVD:
+    """M = U diag(values) V^T of a map of lines, without the part that holds only noise."""
 
     matrix: Tensor
     values: Tensor
@@ -92,12 +84,16 @@ class BlurSpectrum:
 
 
 @constant(32)
-def blur_svd(size: int, sigma: float) -> BlurSVD:
-    M = blur_matrix(size, sigma)
-    U, values, Vh = torch.linalg.svd(M)
-    kept = values > 1e-3
+def blur_svd(size: int, sigma: float) -> LineSVD:
+    return decomposed(blur_matrix(size, sigma))
+
+
+def decomposed(M: Tensor) -> LineSVD:
+    """The decomposition of a matrix in float64."""
+    U, values, Vh = torch.linalg.svd(M, full_matrices=False)
+    kept = values > 1e-3 * values[0]
     V = Vh[kept].T.float().contiguous()
-    return BlurSVD(M.float(), values[kept].float(), U[:, kept].float().T, V, V.T)
+    return LineSVD(M.float(), values[kept].float(), U[:, kept].float().T, V, V.T)
 
 
 @constant(32)
@@ -139,3 +135,16 @@ def between(left: Tensor, x: Tensor, right: Tensor) -> Tensor:
 def products(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
     """Each of `rows` times each of `columns`, where x is."""
     return like(rows, x)[:, None] * like(columns, x)[None]
+
+
+def residual_spectrum(rows: LineSVD, columns: LineSVD, x: Tensor, y: Tensor) -> Tensor:
+    """U^T (y - A x) U, by way of A = U S V^T."""
+    gains = products(rows.values, columns.values, y)
+    return between(rows.Ut, y, columns.Ut) - gains * between(rows.Vt, x, columns.Vt)
+
+
+def separable_correction(rows: LineSVD, columns: LineSVD, x: Tensor, y: Tensor, gamma: float) -> Tensor:
+    """What Eq. 7 adds to x where A x = rows x columns^T."""
+    gains = products(rows.values, columns.values, y)
+    gain = gamma * gains / (gamma * gains**2 + 1)
+    return between(rows.V, gain * residual_spectrum(rows, columns, x, y), columns.V)

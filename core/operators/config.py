@@ -9,27 +9,39 @@ from __future__ import annotations
 import base64
 import io
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import av
 import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from core.config import Config
+from core.operators.kernels import KERNEL_SIDE, Taps, motion_kernel, normalised
 from core.operators.png import bare, read_header, read_size
 
 MASK_SIDE = 4096
 """most pixels of a drawn mask each way"""
 MASK_PIXELS = 1920 * 1088
 """most pixels of a drawn mask in all: it is scaled to the stream's size, which is no larger"""
+MOST_PARTS = 4
+"""most operators of a composition"""
+MOST_SHRINKING = 16
+"""how many times smaller a composition makes the picture at most, each way"""
+NOISE = 0.01
+"""standard deviation of the measurement noise where nothing is said"""
+
+
+def as_tuples(value: Any) -> Any:
+    """A JSON array of arrays as tuples; other values as they are."""
+    return tuple(as_tuples(part) for part in value) if isinstance(value, list | tuple) else value
 
 
 class LinearOperatorConfig(Config):
     """The settings that every operator has."""
 
-    noise: float = Field(0.01, ge=1e-6, le=1)
+    noise: float = Field(NOISE, ge=1e-6, le=1)
     """standard deviation of the measurement noise n, for pixels in [-1, 1]"""
     kind: str = ""
     """which operator it is"""
@@ -104,6 +116,71 @@ class GaussianBlurConfig(LinearOperatorConfig):
             raise ValueError(f"a 61 x 61 blur needs more than 30 pixels each way, not {width}x{height}")
 
 
+class ConvolutionConfig(LinearOperatorConfig):
+    """Convolution with a kernel of the sum 1, reflected at the border (whole-sample, as the Gaussian blur)."""
+
+    @property
+    def kernel(self) -> npt.NDArray[np.float64]:
+        """What one bright point becomes, [rows, columns], both odd."""
+        raise NotImplementedError
+
+    def check_size(self, height: int, width: int) -> None:
+        rows, columns = self.kernel.shape
+        if height <= rows // 2 or width <= columns // 2:
+            raise ValueError(
+                f"a kernel of {columns}x{rows} needs more than {columns // 2} pixels across and {rows // 2} down, "
+                f"not {width}x{height}"
+            )
+
+
+class MotionBlurConfig(ConvolutionConfig):
+    """The camera moved on a straight line while the shutter was open."""
+
+    kind: Literal["motion_blur"] = "motion_blur"
+    length: float = Field(9.0, ge=1, le=KERNEL_SIDE - 2)
+    """how far it moved, in pixels"""
+    angle: float = Field(0.0, ge=-180, le=180)
+    """in which direction, in degrees: 0 is level, 90 is upright, and 45 rises to the right"""
+
+    @property
+    def kernel(self) -> npt.NDArray[np.float64]:
+        return motion_kernel(self.length, self.angle)
+
+
+Tap = Annotated[float, Field(ge=0, le=1e6)]
+Row = Annotated[tuple[Tap, ...], Field(min_length=1, max_length=KERNEL_SIDE)]
+LENS: Taps = ((0, 1, 1, 1, 0), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (0, 1, 1, 1, 0))
+"""a lens that is a little out of focus"""
+
+
+class KernelConfig(ConvolutionConfig):
+    """Any small blur: the picture of one bright point, as measured or drawn."""
+
+    kind: Literal["kernel"] = "kernel"
+    taps: Annotated[tuple[Row, ...], BeforeValidator(as_tuples)] = Field(LENS, min_length=1, max_length=KERNEL_SIDE)
+    """rows of numbers from 0, both counts odd; they are scaled to the sum 1"""
+
+    @field_validator("taps")
+    @classmethod
+    def _is_a_kernel(cls, taps: Taps) -> Taps:
+        normalised(taps)
+        return taps
+
+    @property
+    def kernel(self) -> npt.NDArray[np.float64]:
+        return normalised(self.taps)
+
+
+class DeinterlaceConfig(LinearOperatorConfig):
+    """Each frame holds every other line, one field of interlaced video; the lines between are lost."""
+
+    kind: Literal["deinterlace"] = "deinterlace"
+    field: Literal["top", "bottom"] = "top"
+    """the lines that the first frame holds: `top` are the first, third, fifth and so on"""
+    alternate: bool = True
+    """the frames hold both fields in turn, as fields were recorded; false: all hold the same one"""
+
+
 class TemporalAverageConfig(LinearOperatorConfig):
     """Each frame is the mean of the `window` frames up to it: a long exposure, or too few frames."""
 
@@ -128,6 +205,48 @@ class DenoiseConfig(LinearOperatorConfig):
     kind: Literal["denoise"] = "denoise"
 
 
+PartConfig = Annotated[
+    SuperResolutionConfig | InpaintingConfig | GaussianBlurConfig | MotionBlurConfig | KernelConfig | MaskConfig,
+    Field(discriminator="kind"),
+]
+"""What a composition is made of: operators that treat each frame by itself, and all frames alike."""
+
+OUT_OF_FOCUS_AND_SMALL = (GaussianBlurConfig(sigma=1.5), SuperResolutionConfig(scale=2))
+
+
+class ComposeConfig(LinearOperatorConfig):
+    """Several operators one after the other, as in blurred, then made small, then partly covered. Masks come last."""
+
+    kind: Literal["compose"] = "compose"
+    operators: Annotated[tuple[PartConfig, ...], BeforeValidator(as_tuples)] = Field(
+        OUT_OF_FOCUS_AND_SMALL, min_length=1, max_length=MOST_PARTS
+    )
+    """in the order in which they happen; the noise is that of the whole, and none of theirs"""
+
+    @model_validator(mode="after")
+    def _is_within_limits(self) -> ComposeConfig:
+        if any(part.noise != NOISE for part in self.operators):
+            raise ValueError("noise is that of the whole measurement: give it beside `operators`, not in one of them")
+        masks = [part.kind in ("mask", "inpainting") for part in self.operators]
+        if masks != sorted(masks):
+            raise ValueError("operators may have masks at the end only: what a mask hides is hidden in what comes in")
+        if sum(part.kind == "mask" for part in self.operators) > 1:
+            raise ValueError("operators may have one drawn mask at most")
+        if 0 in self.measurement_size(MOST_SHRINKING, MOST_SHRINKING):
+            raise ValueError(f"operators may make a picture {MOST_SHRINKING} times smaller at most, each way")
+        return self
+
+    def measurement_size(self, height: int, width: int) -> tuple[int, int]:
+        for part in self.operators:
+            height, width = part.measurement_size(height, width)
+        return height, width
+
+    def check_size(self, height: int, width: int) -> None:
+        for part in self.operators:
+            part.check_size(height, width)
+            height, width = part.measurement_size(height, width)
+
+
 OperatorConfig = Annotated[
     SuperResolutionConfig
     | InpaintingConfig
@@ -135,7 +254,11 @@ OperatorConfig = Annotated[
     | TemporalAverageConfig
     | SpatioTemporalAverageConfig
     | MaskConfig
-    | DenoiseConfig,
+    | DenoiseConfig
+    | DeinterlaceConfig
+    | MotionBlurConfig
+    | KernelConfig
+    | ComposeConfig,
     Field(discriminator="kind"),
 ]
 

@@ -13,6 +13,10 @@ class DerivedOperator(LinearOperator):
     operator: LinearOperator
 
     @property
+    def task(self) -> str:
+        return self.operator.task
+
+    @property
     def reach(self) -> int:  # type: ignore[override]
         return self.operator.reach
 

@@ -68,8 +68,6 @@ class LostFrames(DerivedOperator):
         known = self._measured(len(y))
         if not known:
             return 0.0
-        if self.reach == 0:
-            return self.operator.residual(x[known], y[known], None)
         return float((y - self.operator.A(x, past))[known].norm() / y[known].norm().clamp_min(1e-12))
 
     def least_squares(self, y: Tensor, y_past: Tensor | None, x_past: Tensor | None = None) -> Tensor | None:
@@ -81,8 +79,9 @@ class LostFrames(DerivedOperator):
         known = self._measured(len(y))
         if self.reach or not known:
             return x if not known else None
-        closed = self.operator.prox(x[known], y[known], None, gamma)
-        return None if closed is None else x.index_copy(0, torch.tensor(known, device=x.device), closed)
+        closed = self.operator.prox(x, y, None, gamma)
+        lost = torch.tensor(self.lost, device=x.device)
+        return None if closed is None else closed.index_copy(0, lost, x.index_select(0, lost))
 
     def reliability(self, frames: int, height: int, width: int) -> Tensor:
         every = self.operator.reliability(frames, height, width).expand(frames, -1, -1, -1)

@@ -31,9 +31,9 @@ def least_squares(
     """
     x = op.least_squares(y, y_past, x_past)
     if x is None:
-        lift = op.lift(y)
-        x = conjugate_gradient(
-            lambda u: op.A_adjoint(op.A(u)) + op.noise * op.norm**2 * (u - lift), op.A_adjoint(y), lift, steps
+        lift, weight = op.lift(y), op.noise * op.norm**2
+        x = lift + conjugate_gradient(
+            lambda u: op.A_adjoint(op.A(u)) + weight * u, op.A_adjoint(y - op.A(lift)), lift * 0, steps
         )
     return x.clamp(-1, 1)
 

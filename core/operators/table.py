@@ -10,13 +10,26 @@ from pydantic import Field, TypeAdapter
 from core.operators.averages import SpatioTemporalAverage, TemporalAverage
 from core.operators.base import LinearOperator
 from core.operators.blur import GaussianBlur
+from core.operators.compose import Compose
 from core.operators.config import OperatorConfig
+from core.operators.convolution import Kernel, MotionBlur
+from core.operators.deinterlace import Deinterlace
 from core.operators.denoise import Denoise
 from core.operators.masks import Inpainting, Mask
 from core.operators.super_resolution import SuperResolution
 
 Operator = Annotated[
-    SuperResolution | Inpainting | GaussianBlur | TemporalAverage | SpatioTemporalAverage | Mask | Denoise,
+    SuperResolution
+    | Inpainting
+    | GaussianBlur
+    | TemporalAverage
+    | SpatioTemporalAverage
+    | Mask
+    | Denoise
+    | Deinterlace
+    | MotionBlur
+    | Kernel
+    | Compose,
     Field(discriminator="kind"),
 ]
 

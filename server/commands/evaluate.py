@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from core.chunks import ChunkSpec
-from core.coding import parse_coding
 from core.contract import Pixels, SolverConfig
 from core.errors import UsageError
 from core.evaluation.evaluate import METHODS, PLAIN, VARIANTS, gains, means, variant_config
 from core.evaluation.extras import fvd_rows, without_features
+from core.evaluation.ffmpeg_filters import FILTERS
 from core.evaluation.rivals import RIVALS
 from core.json_report import check_file, check_json, write_json
 from core.models.load import Model
@@ -38,11 +38,12 @@ WIDTH = 170
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clips", metavar="CLIP", nargs="+", type=Path, help="videos that are clean, the originals")
-    parser.add_argument("--operators", default="all", help="all (the paper's five) or KIND,...")
+    parser.add_argument("--operators", default="all", help="all (the paper's five), KIND,..., or an operator's JSON")
     parser.add_argument(
         "--variants",
         default="all",
-        help=f"all (of our own: {','.join(ALL_VARIANTS)}) or a choice of these and the rivals {','.join(RIVALS)}",
+        help=f"all (of our own: {','.join(ALL_VARIANTS)}) or a choice of these, the rivals {','.join(RIVALS)}, "
+        f"and FFmpeg's filters {','.join(FILTERS)}",
     )
     parser.add_argument("--size", metavar="WxH", type=options.size, default=SIZE, help="default: 416x240")
     parser.add_argument("--noise", type=float, help=f"of the measurement, on [-1, 1] (default: {NOISE})")
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=codings,
         default=[None],
         help="send each measurement through these encoders first: vp8:400k (bit rate), vp8:q24 (fixed quantiser), "
-        "h264:23 (CRF), or none",
+        "h264:23 (CRF), jpeg:40 (quality), or none",
     )
     parser.add_argument(
         "--told-noise", metavar="LEVEL", type=level, help="tell the solver this noise level (default: that of --noise)"
@@ -71,12 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def codings(text: str) -> list[str | None]:
     """An argparse type: CODEC:RATE,... where `none` leaves the measurement as it is."""
-    found = [None if part == "none" else part for part in text.split(",")]
-    try:
-        for coding in filter(lambda part: part is not None, found):
-            parse_coding(str(coding))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    found = [None if part == "none" else options.coding(part) for part in text.split(",")]
     return list(dict.fromkeys(found))
 
 
@@ -180,11 +176,15 @@ def plan(args: argparse.Namespace, config: SolverConfig) -> list[Task]:
     for operator in operators:
         for coding in args.coded:
             for variant in variants:
+                if variant in FILTERS and not FILTERS[variant].suits(operator):
+                    continue
                 for consistent in (False, True):
                     if consistent and (variant == "degraded" or config.output_gamma == 0):
                         continue
                     own = variant_config(variant, config, consistent)
                     tasks.append(Task(operator, variant, variant, own, coding, args.told_noise))
+    if not tasks:
+        raise UsageError(f"expected a variant for {args.operators}, found {args.variants}, which is none for it")
     return tasks
 
 
@@ -198,8 +198,8 @@ def prepare(operators: list[Operator], args: argparse.Namespace) -> None:
 
 
 def operators_of(args: argparse.Namespace) -> list[Operator]:
-    paper = [kind for kind, known in options.OPERATORS.items() if known in map(type, PAPER_OPERATORS)]
-    names = chosen(",".join(paper) if args.operators == "all" else args.operators, (*options.OPERATORS,), "operators")
+    texts = [args.operators] if args.operators.lstrip().startswith("{") else kinds_of(args)
+    names = [options.operator_fields(text)["kind"] for text in texts]
     if "mask" in names:
         raise UsageError("expected operators without `mask`, which is drawn for one video: use inpainting")
     known = {field for name in names for field in options.OPERATORS[name].model_fields}
@@ -209,7 +209,15 @@ def operators_of(args: argparse.Namespace) -> list[Operator]:
                 f"expected an operator among --operators that has --operator.{given}, found {', '.join(names)}"
             )
     noise = NOISE if args.noise is None else args.noise
-    return [options.operator(name, only_fields_of(name, args), noise=noise) for name in names]
+    return [
+        options.operator(text, only_fields_of(name, args), noise=noise) for text, name in zip(texts, names, strict=True)
+    ]
+
+
+def kinds_of(args: argparse.Namespace) -> list[str]:
+    paper = [kind for kind, known in options.OPERATORS.items() if known in map(type, PAPER_OPERATORS)]
+    names = ",".join(paper) if args.operators == "all" else args.operators
+    return chosen(names, (*options.OPERATORS,), "operators")
 
 
 def only_fields_of(kind: str, args: argparse.Namespace) -> argparse.Namespace:

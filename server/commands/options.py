@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, get_args
@@ -10,6 +11,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from core.coding import parse_coding
 from core.contract import SolverConfig
 from core.errors import UsageError, explain
 from core.models.load import Model, load
@@ -24,6 +26,9 @@ OPERATORS: dict[str, type[LinearOperator]] = {
     str(kind.model_fields["kind"].default): kind for kind in get_args(get_args(Operator)[0])
 }
 """Each operator by its KIND"""
+
+OWN_OPTION = ("kind", "png", "taps", "operators")
+"""settings of an operator that are no number or word: they come in its JSON, or in a file"""
 
 LARGEST = 8192
 """most pixels of a restored picture, each way"""
@@ -81,6 +86,15 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def coding(text: str) -> str:
+    """An argparse type: CODEC:RATE."""
+    try:
+        parse_coding(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
 def positive(text: str) -> int:
     """An argparse type: a whole number from 1."""
     if not text.isdecimal() or int(text) < 1:
@@ -114,12 +128,25 @@ def operator_settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: int(text) if re.fullmatch(r"\d{1,9}", text, re.A) else text for name, text in given.items()}
 
 
-def operator(kind: str, args: argparse.Namespace, **settings: Any) -> Operator:
-    """The operator `kind` with the settings of the command line, and `settings` where it says nothing."""
-    if kind not in OPERATORS:
-        raise UsageError(f"expected an operator among {', '.join(OPERATORS)}, found {kind!r}")
+def operator_fields(text: str) -> dict[str, Any]:
+    """What --operator says: its kind, or its JSON. Raises UsageError for neither."""
+    fields: Any = {"kind": text}
+    if text.lstrip().startswith("{"):
+        try:
+            fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"expected an operator's kind or its JSON, found what is no JSON: {error}") from error
+    if not isinstance(fields.get("kind"), str) or fields["kind"] not in OPERATORS:
+        raise UsageError(f"expected an operator among {', '.join(OPERATORS)}, found {fields.get('kind')!r:.60}")
+    return {str(name): value for name, value in fields.items()}
+
+
+def operator(text: str, args: argparse.Namespace, **settings: Any) -> Operator:
+    """The operator of a kind, or of its JSON, with the settings of the command line; else with `settings`."""
+    fields = operator_fields(text)
+    kind = fields["kind"]
     try:
-        found: Operator = TypeAdapter(Operator).validate_python({"kind": kind, **settings, **operator_settings(args)})
+        found: Operator = TypeAdapter(Operator).validate_python({**settings, **fields, **operator_settings(args)})
         return found
     except ValidationError as error:
         raise UsageError(f"--operator.{explain(error).removeprefix(kind + '.')} (operator {kind})") from error
@@ -137,7 +164,7 @@ def _operator_fields() -> dict[str, dict[str, FieldInfo]]:
     found: dict[str, dict[str, FieldInfo]] = {}
     for kind, operator_class in OPERATORS.items():
         for name, field in operator_class.model_fields.items():
-            if name not in ("kind", "png"):
+            if name not in OWN_OPTION:
                 found.setdefault(name, {})[kind] = field
     return found
 

@@ -27,12 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="IN: a video, a picture, a folder of pictures, a URL or - for standard input; OUT: a .mp4, .mov, .mkv "
         "or .webm file, a folder for PNG pictures, or - for Matroska on standard output",
     )
-    parser.add_argument("--operator", metavar="KIND", required=True, help=", ".join(options.OPERATORS))
+    parser.add_argument(
+        "--operator", metavar="KIND", required=True, help=f"{', '.join(options.OPERATORS)}, or an operator's JSON"
+    )
     parser.add_argument("--mask", metavar="PNG", type=Path, help="for operator mask: white is kept, black is lost")
+    parser.add_argument("--kernel", metavar="PNG", type=Path, help="for operator kernel: what one bright point becomes")
     parser.add_argument(
         "--simulate",
         action="store_true",
         help="degrade a clean IN first, and report PSNR and SSIM against it",
+    )
+    parser.add_argument(
+        "--coded",
+        metavar="CODEC:RATE",
+        type=options.coding,
+        help="with --simulate: code what is degraded, as in jpeg:40, vp8:400k or h264:23",
     )
     add_file_arguments(parser)
     options.add_model_arguments(parser)

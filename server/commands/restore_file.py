@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -19,10 +20,13 @@ import psutil  # type: ignore[import-untyped]
 from core.contract import Mode, Panel, Pixels
 from core.engine import ChunkResult, Engine
 from core.errors import UsageError
+from core.operators.deinterlace import Deinterlace
+from core.operators.kernels import KERNEL_SIDE
 from core.operators.table import Operator
 from core.video import from_pixels
 from server.commands import options
 from server.commands.restore_report import Outcome, Tally, progress
+from server.files.fields import Fields
 from server.files.geometry import Fit, place, scaled_size
 from server.files.inputs import in_chunks, open_source, read_picture
 from server.files.outputs import Sink, encode_png, open_sink
@@ -52,20 +56,42 @@ class Geometry:
 
 def check(args: argparse.Namespace) -> None:
     """Raises UsageError for what is wrong whatever the file."""
-    if args.operator != "mask":
-        if args.mask:
-            raise UsageError(f"--mask goes with --operator mask, found --operator {args.operator}")
-        options.operator(args.operator, args)
-    elif not args.mask:
-        raise UsageError("--operator mask needs --mask PNG")
+    fields = options.operator_fields(args.operator)
+    for name, setting in (("mask", "png"), ("kernel", "taps")):
+        given = getattr(args, name)
+        if given and fields["kind"] != name:
+            raise UsageError(f"--{name} goes with --operator {name}, found --operator {fields['kind']}")
+        if not given and fields["kind"] == name and setting not in fields:
+            raise UsageError(f"--operator {name} needs --{name} PNG")
+    if not args.mask:
+        options.operator(args.operator, args, **drawn(args))
+    if args.coded and not args.simulate:
+        raise UsageError("--coded goes with --simulate: a video that comes degraded was coded already")
     options.solver_config(args)
+
+
+def is_deinterlace(args: argparse.Namespace) -> bool:
+    return bool(options.operator_fields(args.operator)["kind"] == "deinterlace")
+
+
+def drawn(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of an operator that a picture gives, whatever the file."""
+    if not args.kernel:
+        return {}
+    picture = read_picture(args.kernel)
+    height, width = picture.shape[:2]
+    if max(height, width) > KERNEL_SIDE:
+        raise UsageError(f"expected a kernel of {KERNEL_SIDE} pixels each way at most, found {width}x{height}")
+    return {"taps": picture.mean(2).tolist()}
 
 
 def outcome_of(source: Path, target: Path, args: argparse.Namespace, engine: Callable[[], Engine]) -> Outcome:
     """Restores `source` to `target`; `engine` is called once the file is known to be good. Raises UsageError."""
-    opened = open_source(source, args.fps, not args.no_deinterlace)
+    opened = open_source(source, args.fps, not (args.no_deinterlace or is_deinterlace(args)))
     try:
         operator, geometry = plan(args, opened.about)
+        if isinstance(operator, Deinterlace) and operator.alternate and opened.about.first_field and not args.simulate:
+            opened = Fields(opened)
         return _restored(opened, target, args, operator, geometry, engine, named(source.name or str(source)))
     finally:
         opened.close()
@@ -86,7 +112,7 @@ def _restored(
         running = engine()
         mode: Mode = "simulate" if args.simulate else "incoming"
         try:
-            running.open(STREAM, operator, mode, *geometry.restored, seed=args.seed)
+            running.open(STREAM, operator, mode, *geometry.restored, seed=args.seed, coding=args.coded)
         except ValueError as error:
             raise UsageError(f"{error}; --size chooses another size") from error
         try:
@@ -112,9 +138,15 @@ def strict_code(outcome: Outcome, args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace, about: About) -> tuple[Operator, Geometry]:
     """The operator and the sizes that the arguments ask for."""
-    if args.operator != "mask":
-        operator = options.operator(args.operator, args)
-        return operator, fit(about, args.size, operator, args.simulate, args.fit)
+    if not args.mask:
+        first = {"field": about.first_field} if about.first_field and is_deinterlace(args) else {}
+        operator = options.operator(args.operator, args, **drawn(args), **first)
+        geometry = fit(about, args.size, operator, args.simulate, args.fit)
+        if is_deinterlace(args) and (geometry.scaled or geometry.taken)[0] != about.height:
+            raise UsageError(
+                "expected no --size with --operator deinterlace: scaling would mix the lines of both fields"
+            )
+        return operator, geometry
     geometry = fit(about, args.size, None, args.simulate, args.fit)
     png = base64.b64encode(encode_png(fit_mask(read_picture(args.mask), about, geometry))).decode()
     return options.operator("mask", args, png=png), geometry

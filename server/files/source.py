@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import av
 
@@ -46,6 +46,8 @@ class About:
     colour: Colour = UNTAGGED
     holds: bool = False
     """whether each picture has a duration of its own, the last included, as in a GIF"""
+    first_field: Literal["top", "bottom"] | None = None
+    """of interlaced video, the lines that were recorded first"""
 
     @property
     def shape(self) -> Fraction:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.container import InputContainer
@@ -31,6 +31,8 @@ DECLARES_LENGTH = {"mov", "matroska", "avi", "flv", "asf"}
 """formats whose header says how long the file is; elsewhere FFmpeg estimates it from what is there"""
 MISSING = 0.5
 """seconds: a file that ends this much before its declared end was cut off"""
+BOTTOM_FIRST = (3, 4)
+"""values of AVFieldOrder whose bottom field is shown first"""
 ANIMATIONS = {"gif", "apng"}
 """formats whose pictures have durations of their own"""
 TECHNICAL = re.compile(
@@ -264,7 +266,14 @@ def about(
     length = video.frames or (round(video.duration * time_base * rate) if video.duration else None)
     shown = 1 / aspect if upright.transposed else aspect
     holds = container.format.name in ANIMATIONS
-    return About(width, height, rate, time_base, length, shown, source.colour, holds)
+    return About(width, height, rate, time_base, length, shown, source.colour, holds, first_field(video, first))
+
+
+def first_field(video: av.VideoStream, first: av.VideoFrame) -> Literal["top", "bottom"] | None:
+    """The lines that interlaced video recorded first; top where it does not say."""
+    if not first.interlaced_frame:
+        return None
+    return "bottom" if video.codec_context.field_order in BOTTOM_FIRST else "top"
 
 
 def changes(

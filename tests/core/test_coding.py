@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from core.coding import Coder, parse_coding
+from core.coding import Coder, Jpeg, new_coder, parse_coding
 from core.evaluation.metrics import psnr
 from core.training.data import procedural
 from core.video import from_pixels
@@ -40,14 +40,33 @@ def test_odd_sizes_come_back_as_they_went():
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("vp8:400k", ("vp8", None, 400_000)), ("vp8:q30", ("vp8", 30, None)), ("h264:23", ("h264", 23, None))],
+    [
+        ("vp8:400k", ("vp8", None, 400_000)),
+        ("vp8:q30", ("vp8", 30, None)),
+        ("h264:23", ("h264", 23, None)),
+        ("jpeg:40", ("jpeg", 40, None)),
+    ],
 )
 def test_a_coding_is_read(text, expected):
     assert parse_coding(text) == expected
 
 
 @pytest.mark.parametrize(
-    "text", ["", "vp8", "vp8:", "vp8:q64", "vp8:400", "vp8:k", "h264:52", "h264:-1", "av1:30", "h264:23:1"]
+    "text",
+    [
+        "",
+        "vp8",
+        "vp8:",
+        "vp8:q64",
+        "vp8:400",
+        "vp8:k",
+        "h264:52",
+        "h264:-1",
+        "av1:30",
+        "h264:23:1",
+        "jpeg:0",
+        "jpeg:101",
+    ],
 )
 def test_what_is_not_a_coding_is_refused(text):
     with pytest.raises(ValueError, match="expected a coding"):
@@ -59,3 +78,14 @@ def test_a_coder_needs_one_rate():
         Coder("vp8", 60, 104)
     with pytest.raises(ValueError, match=r"H\.264"):
         Coder("h264", 60, 104, bitrate=400_000)
+
+
+def test_a_jpeg_of_lower_quality_is_a_worse_picture_and_knows_no_other_frame(clip):
+    scores = [psnr(Jpeg(quality)(clip), clip) for quality in (95, 50, 10)]
+    assert scores == sorted(scores, reverse=True) and scores[2] > 15
+    assert torch.equal(Jpeg(50)(clip)[7:8], Jpeg(50)(clip[7:8]))
+
+
+@pytest.mark.parametrize("coding", ["vp8:q30", "h264:23", "jpeg:40"])
+def test_a_coding_makes_its_coder(coding, clip):
+    assert new_coder(coding, 60, 104)(clip[:2]).shape == clip[:2].shape

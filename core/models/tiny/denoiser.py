@@ -193,7 +193,7 @@ class TinyDenoiser(nn.Module):
         mask = op.reliability(len(x), *x.shape[-2:]).to(z)
         base, hint = slots(x)[None], slots(op.hint(condition.y))[None]
         around = surroundings(x, mask, None if cache.last is None else cache.last[0])
-        task = torch.tensor([task_of(op.kind)], device=z.device)
+        task = torch.tensor([task_of(op.task)], device=z.device)
         level = torch.tensor([op.noise], device=z.device)
         moved, mask, flows, linked = (p[None] for p in (around.moved, around.mask, around.flows, around.linked))
         return Look(base, hint, noisy, moved, mask, task, flows, linked, level)

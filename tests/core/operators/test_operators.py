@@ -13,7 +13,18 @@ from core.constants import KEPT
 from core.operators import infill
 from core.operators.base import LinearOperator
 from core.operators.blur import GaussianBlur
-from core.operators.config import GaussianBlurConfig, MaskConfig, OperatorConfig, known_pixels, read_mask
+from core.operators.compose import Compose
+from core.operators.config import (
+    GaussianBlurConfig,
+    InpaintingConfig,
+    MaskConfig,
+    OperatorConfig,
+    SuperResolutionConfig,
+    known_pixels,
+    read_mask,
+)
+from core.operators.convolution import Kernel, MotionBlur
+from core.operators.deinterlace import Deinterlace
 from core.operators.denoise import Denoise
 from core.operators.masks import Inpainting, Mask
 from core.operators.super_resolution import SuperResolution
@@ -40,8 +51,25 @@ def hole():
     return Mask(png=png(picture))
 
 
-OPERATORS = [*PAPER_OPERATORS, SuperResolution(scale=2), GaussianBlur(sigma=1.5), hole(), Denoise()]
-CASES = [(op, past) for op in OPERATORS for past in {0, op.reach}]
+OPERATORS = [
+    *PAPER_OPERATORS,
+    SuperResolution(scale=2),
+    GaussianBlur(sigma=1.5),
+    hole(),
+    Denoise(),
+    Deinterlace(),
+    MotionBlur(length=7),
+    Kernel(),
+    Compose(),
+]
+WITH_BORDERS_OR_MASKS = [
+    MotionBlur(length=9.5, angle=30),
+    Kernel(taps=((1, 0, 0), (0, 2, 0), (0, 3, 4))),
+    Deinterlace(field="bottom", alternate=False),
+    Compose(operators=(GaussianBlurConfig(sigma=1), SuperResolutionConfig(scale=2), InpaintingConfig())),
+]
+"""whose norm is somewhat above or below the stated one"""
+CASES = [(op, past) for op in (*OPERATORS, *WITH_BORDERS_OR_MASKS) for past in {0, op.reach}]
 
 
 def name(value):
@@ -76,7 +104,7 @@ def test_the_stated_norm_bounds_A(op, rng):
     assert x.norm().sqrt() >= op.norm * 0.85
 
 
-@pytest.mark.parametrize("op", OPERATORS, ids=name)
+@pytest.mark.parametrize("op", [*OPERATORS, *WITH_BORDERS_OR_MASKS], ids=name)
 def test_streamed_in_chunks_A_gives_what_it_gives_at_once(op, rng):
     x = randn(rng, 33, 3, H, W)
     whole, start, past, parts = op.A(x), 0, None, []
@@ -241,4 +269,4 @@ def test_the_server_and_the_device_offer_the_same_kinds():
     offered = [get_args(get_args(union)[0]) for union in (OperatorConfig, Operator)]
     kinds = [[kind.model_fields["kind"].default for kind in kinds] for kinds in offered]
     assert sorted(kinds[0]) == sorted(kinds[1])
-    assert "denoise" in kinds[1]
+    assert {"denoise", "deinterlace", "motion_blur", "kernel", "compose"} <= set(kinds[1])

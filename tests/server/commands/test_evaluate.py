@@ -47,6 +47,41 @@ def test_rows_come_with_and_without_output_consistency_and_a_sheet_is_drawn(clip
     assert read_picture(tmp_path / "sheet.png").shape[1] >= 4 * 64
 
 
+def test_filters_stand_beside_the_operator_that_they_answer(clip, tmp_path):
+    arguments = [
+        "eval",
+        str(clip),
+        "--size",
+        "64x48",
+        "--frames",
+        "9",
+        "--no-vmaf",
+        "--operators",
+        "denoise,deinterlace",
+    ]
+    arguments += [
+        "--variants",
+        "x_init,nlmeans,bwdif",
+        "--coded",
+        "none,jpeg:50",
+        "--json",
+        str(tmp_path / "report.json"),
+    ]
+    assert cli.main(arguments) == 0
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    found = {(row["operator"], row["variant"], row["coded"]) for row in rows}
+    pairs = [("denoise", "x_init"), ("denoise", "nlmeans"), ("deinterlace", "x_init"), ("deinterlace", "bwdif")]
+    assert found == {(*pair, coded) for pair in pairs for coded in (None, "jpeg:50")}
+
+
+def test_an_operator_may_be_given_as_json(clip, tmp_path):
+    arguments = ["eval", str(clip), "--size", "64x48", "--frames", "9", "--no-vmaf", "--variants", "x_init"]
+    arguments += ["--operators", '{"kind": "kernel", "taps": [[1, 2, 1]]}', "--json", str(tmp_path / "report.json")]
+    assert cli.main(arguments) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["settings"]["operators"][0]["taps"] == [[1, 2, 1]] and report["rows"][0]["operator"] == "kernel"
+
+
 def test_losses_compare_intact_frozen_and_masked_on_the_same_frames(clip, tmp_path, capsys):
     arguments = ["eval", str(clip), "--size", "64x48", "--operators", "super_resolution,temporal_average"]
     arguments += ["--loss", "0.1,0.3", "--burst", "2", "--json", str(tmp_path / "report.json")]

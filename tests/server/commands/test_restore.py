@@ -61,6 +61,78 @@ def test_a_simulated_run_reports_frames_chunks_and_quality(tmp_path, capsys):
         assert len(container.streams.audio) == 1
 
 
+def test_an_operator_may_be_named_by_its_json_and_what_it_measures_be_coded(tmp_path, capsys):
+    write_video(tmp_path / "in.mp4")
+    composed = '{"kind": "compose", "operators": [{"kind": "gaussian_blur"}, {"kind": "super_resolution", "scale": 2}]}'
+    found = {}
+    for coding in ("jpeg:90", "jpeg:5"):
+        args = ("--operator", composed, "--simulate", "--coded", coding, "--overwrite", "--json", "-")
+        assert run(tmp_path / "in.mp4", tmp_path / "out.mp4", *args) == 0
+        found[coding] = json.loads(capsys.readouterr().out)["psnr"]["x_init"]
+    assert found["jpeg:90"] > found["jpeg:5"] + 1
+
+
+def test_a_kernel_comes_as_a_picture(tmp_path, capsys):
+    write_video(tmp_path / "in.mp4")
+    write_png(tmp_path / "kernel.png", np.full((3, 5, 3), 200, np.uint8))
+    write_png(tmp_path / "large.png", np.full((65, 65, 3), 200, np.uint8))
+    write_png(tmp_path / "even.png", np.full((4, 4, 3), 200, np.uint8))
+    args = (tmp_path / "in.mp4", tmp_path / "out.mp4", "--operator", "kernel")
+    assert run(*args, "--kernel", tmp_path / "kernel.png") == 0
+    for name, why in (("large.png", "63 pixels each way at most"), ("even.png", "odd number of rows")):
+        assert run(*args, "--overwrite", "--kernel", tmp_path / name) == 2
+        assert why in capsys.readouterr().err
+    assert run(*args, "--overwrite") == 2
+    assert "--operator kernel needs --kernel PNG" in capsys.readouterr().err
+
+
+def test_each_field_of_an_interlaced_video_becomes_a_picture(tmp_path, capsys):
+    """Their order is that of the file; the lines of a moving bar show it."""
+    path = tmp_path / "in.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg2video", 25, {"flags": "+ilme+ildct", "q": "2"})
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        video.codec_context.bit_rate = 4_000_000
+        for index in range(8):
+            pixels = np.full((48, 64, 3), 30, np.uint8)
+            for field in (0, 1):
+                pixels[field::2, 4 * (2 * index + field) : 4 * (2 * index + field) + 4] = 220
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(video.encode(None))
+    assert about(path).first_field in ("top", "bottom")
+    args = ("--operator", "deinterlace", "--operator.field", "top", "--json", "-")
+    assert run(path, tmp_path / "out.mp4", *args) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["frames"] == 16 and "each field became a picture: 50 a second" in report["notes"]
+    clip = read_clip(tmp_path / "out.mp4", (48, 64), None)
+    bars = clip[:, :, :, 1].mean(1).argmax(1)
+    assert len(clip) == 16 and about(tmp_path / "out.mp4").rate == 50
+    assert (np.diff(bars) > 0).all()
+    assert run(path, tmp_path / "2.mp4", *args, "--size", "128x96") == 2
+    assert "scaling would mix the two fields" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("operator", "why"),
+    [
+        ("{", "what is no JSON"),
+        ('{"kind": "sharpen"}', "found 'sharpen'"),
+        ('{"kind": ["mask"]}', "expected an operator among"),
+        ('{"kind": "compose", "operators": [{"kind": "denoise"}]}', "does not match any of the expected tags"),
+        ('{"kind": "kernel", "taps": [[1, 2]]}', "odd number"),
+    ],
+)
+def test_json_that_is_no_operator_is_refused_in_one_sentence(operator, why, tmp_path, capsys):
+    assert run("in.mp4", tmp_path / "out.mp4", "--operator", operator) == 2
+    error = capsys.readouterr().err
+    assert why in error and error.count("\n") == 1
+
+
+def test_only_what_is_degraded_here_is_coded_here(tmp_path, capsys):
+    assert run("in.mp4", tmp_path / "out.mp4", "--operator", "denoise", "--coded", "jpeg:40") == 2
+    assert "--coded goes with --simulate" in capsys.readouterr().err
+
+
 def test_an_odd_size_is_padded_for_the_model_and_comes_back_as_it_was(tmp_path):
     (tmp_path / "in").mkdir()
     for i, pixels in enumerate(moving_scene(3, 35, 51)):
