@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -56,10 +57,10 @@ def parity(operator: LinearOperator) -> str:
 
 FILTERS = {
     "hqdn3d": FfmpegFilter("hqdn3d", lambda op: f"luma_spatial={noise_of(op):.2f}", Denoise),
-    "nlmeans": FfmpegFilter("nlmeans", lambda op: f"s={max(1.0, noise_of(op)):.2f}:p=5:r=9", Denoise),
+    "nlmeans": FfmpegFilter("nlmeans", lambda op: f"s={max(1.0, 0.7 * noise_of(op)):.2f}:p=5:r=9", Denoise),
     "bwdif": FfmpegFilter("bwdif", parity, Deinterlace),
 }
-"""The filters by name; the strength of those against noise follows its level"""
+"""The filters by name; the strength of those against noise follows its level, as was best on a clip"""
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def filtered(frames: Pixels, name: str, settings: str) -> Pixels:
 def by_library(frames: Pixels, name: str, settings: str) -> Pixels:
     graph = Graph()
     height, width = frames.shape[1:3]
-    source = graph.add_buffer(width=width, height=height, format=FORMAT, time_base=(1, 25))
+    source = graph.add_buffer(width=width, height=height, format=FORMAT, time_base=Fraction(1, 25))
     graph.link_nodes(source, graph.add(name, settings), graph.add("buffersink"))
     graph.configure()
     found: list[np.ndarray] = []

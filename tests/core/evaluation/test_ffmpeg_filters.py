@@ -18,8 +18,10 @@ from core.operators.super_resolution import SuperResolution
 RAW = SolverConfig(output_gamma=0)
 
 
-def through(name, operator, frames=21):
-    chunks = list(measured(moving_scene(frames, 48, 64), operator, 0, torch.device("cpu")))
+def through(name, operator, still=False):
+    clip = moving_scene(21, 48, 64)
+    clip = np.repeat(clip[:1], 9, 0) if still else clip
+    chunks = list(measured(clip, operator, 0, torch.device("cpu")))
     y, x = (torch.cat([getattr(chunk, part) for chunk in chunks]) for part in "yx")
     parts = list(FilteredClip(FILTERS[name]).restore_clip(y, operator, 0, RAW))
     return torch.cat([part.x for part in parts]), y, x
@@ -27,7 +29,7 @@ def through(name, operator, frames=21):
 
 @pytest.mark.parametrize("name", ["hqdn3d", "nlmeans"])
 def test_a_filter_takes_noise_away(name):
-    restored, y, x = through(name, Denoise(noise=0.1))
+    restored, y, x = through(name, Denoise(noise=0.1), still=True)
     assert restored.shape == x.shape
     assert psnr(restored, x) > psnr(y, x) + 1
 

@@ -59,11 +59,11 @@ OPERATORS = [
     Denoise(),
     Deinterlace(),
     MotionBlur(length=7),
-    Kernel(),
     Compose(),
 ]
 WITH_BORDERS_OR_MASKS = [
     MotionBlur(length=9.5, angle=30),
+    Kernel(),
     Kernel(taps=((1, 0, 0), (0, 2, 0), (0, 3, 4))),
     Deinterlace(field="bottom", alternate=False),
     Compose(operators=(GaussianBlurConfig(sigma=1), SuperResolutionConfig(scale=2), InpaintingConfig())),
