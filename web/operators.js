@@ -8,6 +8,10 @@ const TITLES = {
   spatio_temporal_average: "Spatio-temporal average",
   mask: "Mask: draw what is lost",
   denoise: "Denoising",
+  deinterlace: "Deinterlacing",
+  motion_blur: "Motion blur",
+  kernel: "Lens blur: any kernel",
+  compose: "Blurred, and small",
 };
 
 const TEXTS = {
@@ -18,6 +22,10 @@ const TEXTS = {
   spatio_temporal_average: "Small and smeared at once: cheap, slow video.",
   mask: "Parts of the picture are covered: dirt, a scratch, a logo. Restoring paints them in.",
   denoise: "The picture is complete and noisy: say how noisy. Restoring takes the noise away.",
+  deinterlace: "Each frame holds every other line, as an old tape does. Restoring finds the lines between.",
+  motion_blur: "The camera moved while the shutter was open. Restoring sharpens along its way.",
+  kernel: "The lens is out of focus. Programs may send any kernel; here it is a small disc.",
+  compose: "Several faults, one after the other. Programs may send a list; here it is a blur and a smaller picture.",
 };
 
 const NO_CONTROL = ["kind", "png", "seed"];
@@ -34,7 +42,7 @@ export function text(kind, schema) {
 /** The parameters of a schema that a person sets: `[name, {type, choices | min, max, step, value, text}]`. Pure. */
 export function parameters(schema) {
   return Object.entries(schema.properties)
-    .filter(([name, p]) => !NO_CONTROL.includes(name) && !("const" in p) && p.default !== undefined)
+    .filter(([name, p]) => !NO_CONTROL.includes(name) && p.type !== "array" && !("const" in p) && p.default !== undefined)
     .map(([name, p]) => [name, field(p)]);
 }
 

@@ -221,8 +221,13 @@ def device_stats(dispatch: Dispatch, now: float) -> dict[str, Any]:
 
 def nameless(report: dict[str, Any]) -> dict[str, Any]:
     """A session's report without what is its client's alone: its id, and what it drew."""
-    operator = {key: value for key, value in report["operator"].items() if key != "png"}
-    return {**{key: value for key, value in report.items() if key != "id"}, "operator": operator}
+    return {**{key: value for key, value in report.items() if key != "id"}, "operator": undrawn(report["operator"])}
+
+
+def undrawn(operator: dict[str, Any]) -> dict[str, Any]:
+    """An operator's settings without its picture, and without those of its parts."""
+    found = {key: value for key, value in operator.items() if key != "png"}
+    return found | ({"operators": list(map(undrawn, found["operators"]))} if "operators" in found else {})
 
 
 def usage(pid: int | None) -> dict[str, int] | None:

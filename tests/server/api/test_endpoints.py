@@ -15,7 +15,7 @@ from core.operators.config import SuperResolutionConfig
 from server import descriptors
 from server.api.app import bound, create_app
 from server.api.auth import Doorkeeper
-from server.api.endpoints import WEB
+from server.api.endpoints import WEB, nameless
 from server.api.keys import SESSIONS
 from server.refusals import Refusal
 from server.scheduling.admission import Refuse
@@ -465,3 +465,10 @@ async def test_an_attempt_to_resume_that_fails_leaves_the_session_as_it_was(http
     await asyncio.sleep(0.1)  # the connection that failed has ended by then, and its tracks
     assert http.sessions.get(session_id) is session and session.state is not SessionState.CLOSED
     assert (session.pc, session._track, session.outlet.sound) == before
+
+
+def test_stats_tell_no_picture_that_a_client_drew_not_even_inside_a_composition():
+    operator = {"kind": "compose", "operators": [{"kind": "super_resolution"}, {"kind": "mask", "png": "secret"}]}
+    told = nameless({"id": "secret", "operator": operator, "age": 1})
+    assert "secret" not in str(told)
+    assert told["operator"]["operators"] == [{"kind": "super_resolution"}, {"kind": "mask"}]
