@@ -99,7 +99,7 @@ def filtered(frames: Pixels, name: str, settings: str) -> Pixels:
 def by_library(frames: Pixels, name: str, settings: str) -> Pixels:
     graph = Graph()
     height, width = frames.shape[1:3]
-    source = graph.add_buffer(width=width, height=height, format=FORMAT, time_base=Fraction(1, 25))
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat(FORMAT), time_base=Fraction(1, 25))
     graph.link_nodes(source, graph.add(name, settings), graph.add("buffersink"))
     graph.configure()
     found: list[np.ndarray] = []

@@ -116,8 +116,9 @@ class Compose(ComposeConfig, LinearOperator):
 
     def reliability(self, frames: int, height: int, width: int) -> Tensor:
         """A pixel under a blur or a mean is not measured itself."""
-        only = self.parts[0] if len(self.parts) == 1 else super()
-        return only.reliability(frames, height, width)
+        if len(self.parts) == 1:
+            return self.parts[0].reliability(frames, height, width)
+        return super().reliability(frames, height, width)
 
     def show(self, y: Tensor) -> Tensor:
         return nearest(y, self.scale)

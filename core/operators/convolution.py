@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -109,7 +108,8 @@ def filtered(x: Tensor, spectrum: Tensor, conjugate: bool = False) -> Tensor:
     gain = torch.view_as_complex(spectrum)
     height, width = gain.shape[0], 2 * (gain.shape[1] - 1)
     gain = gain.conj() if conjugate else gain
-    return torch.fft.irfft2(torch.fft.rfft2(x, s=(height, width)) * gain, s=(height, width))
+    found: Tensor = torch.fft.irfft2(torch.fft.rfft2(x, s=(height, width)) * gain, s=(height, width))
+    return found
 
 
 def folded(x: Tensor, size: int, radius: int) -> Tensor:
@@ -171,12 +171,11 @@ def fast_length(size: int) -> int:
 @constant(16)
 def transfer(taps: Taps, height: int, width: int) -> Tensor:
     """The kernel's spectrum on a torus of `height` x `width`, real and imaginary part, [H, W / 2 + 1, 2]."""
-    kernel = np.array(taps, dtype=np.float64)
-    placed = np.zeros((height, width))
-    for row, line in enumerate(kernel):
-        columns = np.arange(len(line)) - len(line) // 2
-        np.add.at(placed, ((row - len(kernel) // 2) % height, columns % width), line)
-    spectrum = torch.view_as_real(torch.fft.rfft2(torch.from_numpy(placed)))
+    kernel = torch.tensor(taps, dtype=torch.float64)
+    rows, columns = (torch.arange(size) - size // 2 for size in kernel.shape)
+    placed = torch.zeros(height, width, dtype=torch.float64)
+    placed[(rows % height)[:, None], columns % width] = kernel
+    spectrum = torch.view_as_real(torch.fft.rfft2(placed))
     return spectrum.float()
 
 

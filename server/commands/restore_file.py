@@ -142,10 +142,8 @@ def plan(args: argparse.Namespace, about: About) -> tuple[Operator, Geometry]:
         first = {"field": about.first_field} if about.first_field and is_deinterlace(args) else {}
         operator = options.operator(args.operator, args, **drawn(args), **first)
         geometry = fit(about, args.size, operator, args.simulate, args.fit)
-        if is_deinterlace(args) and (geometry.scaled or geometry.taken)[0] != about.height:
-            raise UsageError(
-                "expected no --size with --operator deinterlace: scaling would mix the lines of both fields"
-            )
+        if first and not args.simulate and (geometry.scaled or geometry.taken)[0] != about.height:
+            raise UsageError("expected no --size with --operator deinterlace: scaling would mix the two fields")
         return operator, geometry
     geometry = fit(about, args.size, None, args.simulate, args.fit)
     png = base64.b64encode(encode_png(fit_mask(read_picture(args.mask), about, geometry))).decode()
