@@ -32,8 +32,16 @@ chromium:
 
 # A worker per core, up to four: each loads torch, 0.6 GB.
 WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+USUAL := not slow and not gpu and not weights and not network
 test: setup chromium
-	$(BIN)/pytest -q $(WORKERS) -m "not slow and not gpu and not weights and not network"
+	$(BIN)/pytest -q $(WORKERS) -m "$(USUAL)"
+
+# Line coverage of all; the parts that decide and carry sessions must have 90 %.
+.PHONY: coverage
+coverage: setup chromium
+	$(BIN)/pytest -q $(WORKERS) -m "$(USUAL)" --cov --cov-report=term
+	for part in scheduling sessions webrtc; do \
+	  $(BIN)/coverage report --include="server/$$part/*" --fail-under=90 || exit 1; done
 
 # Prometheus' promtool and docker-compose, to hold what we ship for them to their own rules.
 .PHONY: deploy-tools
