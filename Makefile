@@ -30,8 +30,8 @@ chromium:
 	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends chromium; }
 
-# A worker per core, up to four: each loads torch, 0.6 GB.
-WORKERS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+# A worker per core or thread of one, up to four: each loads torch, 0.6 GB.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 USUAL := not slow and not gpu and not weights and not network
 test: setup chromium
 	$(BIN)/pytest -q $(WORKERS) -m "$(USUAL)"
