@@ -74,4 +74,18 @@ Pixels = npt.NDArray[np.uint8]
 Mode = Literal["incoming", "simulate"]
 """Whether the frames that come in are the measurement y, or clean frames to which the engine applies A first."""
 
-Panel = Literal["original", "degraded", "x_init", "restored"]
+Panel = Literal["original", "degraded", "x_init", "restored", "trust"]
+"""A picture of a chunk. `trust` shows what each restored pixel owes to the measurement: see core.trust."""
+
+
+class TrustShares(Config):
+    """Shares of a chunk's restored pixels, which add up to 1."""
+
+    measured: float = Field(ge=0, le=1)
+    """y holds the pixel alone, and the restored one agrees with it within 3 sigma"""
+    inferred: float = Field(ge=0, le=1)
+    """y holds no such value; what it does hold of the pixel, if anything, agrees"""
+    departs: float = Field(ge=0, le=1)
+    """what y holds of the pixel is further than 3 sigma from it"""
+    lost: float = Field(ge=0, le=1)
+    """the pixel's frame never came"""

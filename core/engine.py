@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.chunks import ChunkSpec
 from core.coding import new_coder
-from core.contract import Mode, Panel, Pixels, Rung, SolverConfig
+from core.contract import Mode, Panel, Pixels, Rung, SolverConfig, TrustShares
 from core.evaluation.metrics import psnr
 from core.memory import tensor_bytes, tensors
 from core.models.load import Model
+from core.operators.lost import mask_lost_frames
 from core.operators.table import Operator
 from core.solver import Restored, Solver, Stage, StreamState, remember, untimed
+from core.trust import picture_of, shares_of, trust_codes
 from core.video import from_pixels, to_pixels
 
 
@@ -44,6 +47,8 @@ class ChunkResult:
     psnr: float | None = None
     """dB against the clean frames, in simulate mode"""
     psnr_x_init: float | None = None
+    trust: TrustShares | None = None
+    """where the panel `trust` was asked for"""
 
 
 class Engine:
@@ -109,16 +114,25 @@ class Engine:
         x = from_pixels(frames, self.model.device)
         with stage("simulate") if stream.mode == "simulate" else untimed("simulate"):
             y, clean_past = measured(stream, x, operator, state.index, clean_past)
-        restored, state = self.solver.restore(y, state, config, rung, stage, lost)
+        before = state
+        restored, state = self.solver.restore(y, before, config, rung, stage, lost)
         if not torch.isfinite(restored.x).all():
             raise FloatingPointError(f"chunk {state.index - 1} of stream {stream_id} is not finite")
+        pictures: dict[Panel, Pixels] = {}
+        trust = None
+        if "trust" in panels:
+            with stage("trust"):
+                codes = codes_of(restored, y, before, lost)
+                pictures["trust"], trust = picture_of(codes), shares_of(codes)
         with stage("transfer"):
             views = {"original": x, "degraded": y, "x_init": restored.x_init, "restored": restored.x}
-            pixels = torch.cat([operator.show(views[p]) if p == "degraded" else views[p] for p in panels], dim=-1)
-            pictures = to_pixels(pixels)
+            for panel, view in views.items():
+                if panel in panels:
+                    pictures[panel] = to_pixels(operator.show(view) if panel == "degraded" else view)
+            side_by_side = np.concatenate([pictures[panel] for panel in panels], axis=2)
         scores = score(restored, x, lost) if stream.mode == "simulate" else (None, None)
         stream.state, stream.clean_past = state, clean_past  # commit
-        return ChunkResult(pictures, restored.guided, restored.residual, *scores)
+        return ChunkResult(side_by_side, restored.guided, restored.residual, *scores, trust)
 
     def close(self, stream_id: str) -> None:
         """Forgets a stream. Closing one that is not open is no error: it may have died with its device."""
@@ -159,6 +173,19 @@ def measured(
     if stream.coder is not None:
         y = operator.observed(stream.coder(y))
     return y, remember(clean_past, x, operator.reach)
+
+
+def codes_of(restored: Restored, y: Tensor, before: StreamState, lost: tuple[int, ...]) -> Pixels:
+    """The trust codes [T, H, W] of a chunk, restored from `y` and the state `before` it.
+
+    A chunk is judged on one channel, the next one on the next: a third of the work, and none is left out.
+    """
+    operator = mask_lost_frames(before.operator, lost)
+    channel = slice(before.index % 3, before.index % 3 + 1)
+    past = None if before.past is None else before.past[:, channel]
+    x, x_init, y = (frames[:, channel] for frames in (restored.x, restored.x_init, y))
+    codes: Pixels = trust_codes(operator, x, x_init, y, past).cpu().numpy()
+    return codes
 
 
 def score(restored: Restored, x: Tensor, lost: tuple[int, ...]) -> tuple[float | None, float | None]:

@@ -19,6 +19,7 @@ const run = new Run(page, { controls, screen, figures: new Figures($("#figures")
 const ALSO = {
   mode: () => screen.choosePictures(),
   x_init: () => screen.choosePictures(),
+  trust: () => screen.choosePictures(),
   view: () => screen.choosePictures(),
   sound: () => screen.listenToSound(),
   size: () => !running(page) && screen.attract(),
@@ -27,6 +28,7 @@ const ALSO = {
 const NEEDS = {
   source: () => page.chosen.source !== "file" && run.switchSource(), // a file is a source once it is chosen, see `takeFile`
   session: () => run.restart(),
+  panels: () => run.repanel(),
   change: () => run.change(),
   view: () => {},
 };

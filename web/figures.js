@@ -11,7 +11,7 @@ const RUNGS = {
   x_init: "start only (x_init)",
   passthrough: "passed through",
 };
-const STAGES = ["simulate", "x_init", "encode", "denoise", "prox", "decode", "cache", "transfer"];
+const STAGES = ["simulate", "x_init", "encode", "denoise", "prox", "decode", "cache", "trust", "transfer"];
 
 export class Figures {
   constructor(root) {
@@ -51,6 +51,7 @@ export class Figures {
     this.#fps(now);
     this.#chunks(now);
     this.#stages();
+    this.#trust();
   }
 
   #latency(now) {
@@ -123,6 +124,15 @@ export class Figures {
       : "";
   }
 
+  /** The legend of the trust map is outside the figures, under the picture. */
+  #trust() {
+    const shares = this.latest?.trust ?? {};
+    for (const item of document.querySelectorAll("[data-share]")) {
+      const share = shares[item.dataset.share];
+      item.querySelector("b").textContent = share === undefined ? "" : percent(share);
+    }
+  }
+
   #text(name, value, small) {
     const figure = this.root.querySelector(`[data-figure="${name}"]`);
     figure.querySelector("b").textContent = value;
@@ -144,6 +154,12 @@ function stageBar(stage, ms) {
 
 function word(tag, textContent) {
   return Object.assign(document.createElement(tag), { textContent });
+}
+
+/** A share in [0, 1] as a percentage; what is there, however little, is not called none. */
+export function percent(share) {
+  if (share > 0 && share < 0.001) return "< 0.1 %";
+  return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 }
 
 function count(n, what) {

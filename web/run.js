@@ -4,7 +4,7 @@ import { ServerError } from "./api.js";
 import { Keeper } from "./keeper.js";
 import { title } from "./operators.js";
 import { openSource, SourceError } from "./sources.js";
-import { connected, difference, requestOf, running, same, settingsOf, sizeOf } from "./state.js";
+import { connected, difference, panelsOf, requestOf, running, same, settingsOf, sizeOf } from "./state.js";
 import { advice, sentence } from "./status.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -54,6 +54,11 @@ export class Run {
   /** Starts anew if something runs: for settings that a session cannot change. */
   restart() {
     if (running(this.page)) this.start();
+  }
+
+  /** Starts anew if something runs and gives other pictures than those that are chosen. */
+  repanel() {
+    if (!same(panelsOf(this.page.chosen), this.page.shown.panels)) this.restart();
   }
 
   /** Another source in the same session, which keeps the one it has where that does not open; without a session, nothing until `start`. */

@@ -80,7 +80,9 @@ export class Screen {
   choosePictures() {
     const { chosen } = this.page;
     const alone = chosen.view === "single";
-    const options = panelsOf(chosen).filter((panel) => alone || panel !== "restored");
+    $("#trust-legend").hidden = chosen.trust === "off";
+    const hidden = [...(alone ? [] : ["restored"]), ...(chosen.trust === "over" ? ["trust"] : [])];
+    const options = panelsOf(chosen).filter((panel) => !hidden.includes(panel));
     const selected = alone ? chosen.single : chosen.against;
     $("#against").replaceChildren(...options.map((p) => new Option(NAMES[p], p, p === selected, p === selected)));
     $("#against-label").textContent = alone ? "picture" : "against";
@@ -136,7 +138,8 @@ export class Screen {
   /** Names the pictures; what was only passed through is neither degraded nor restored. */
   #label() {
     this.labelledFor = this.page.runs.state === "passthrough";
-    const name = (panel) => (this.labelledFor ? "Passed through" : NAMES[panel]);
+    const over = this.page.chosen.trust === "over" && this.view.panels.includes("trust");
+    const name = (panel) => (this.labelledFor ? "Passed through" : NAMES[panel] + (over && panel === "restored" ? " + trust map" : ""));
     const labels = this.view.shown.map((panel) => Object.assign(document.createElement("span"), { textContent: name(panel) }));
     $("#labels").replaceChildren(...labels);
   }

@@ -2,8 +2,8 @@
 
 /**
  * What a person can choose with a control of the same name: the value to begin with, and what a change of it needs.
- * `source`: another source in the same session. `session`: another session. `change`: a PATCH of the session.
- * `view`: nothing of the server.
+ * `source`: another source in the same session. `session`: another session. `panels`: another one if it gives
+ * other pictures. `change`: a PATCH of the session. `view`: nothing of the server.
  */
 export const CHOICES = {
   source: { first: "scene", needs: "source" },
@@ -14,7 +14,8 @@ export const CHOICES = {
   tier: { first: "faithful", needs: "change" },
   num_steps: { first: 0, needs: "change" },
   reinject_every: { first: 7, needs: "change" },
-  x_init: { first: false, needs: "session" },
+  x_init: { first: false, needs: "panels" },
+  trust: { first: "off", needs: "panels" },
   view: { first: "wipe", needs: "view" },
 };
 
@@ -59,8 +60,9 @@ export function settingsOf(chosen) {
 }
 
 /** The pictures that come back, in one frame. */
-export function panelsOf({ mode, x_init: start }) {
-  return [...(mode === "simulate" ? ["original"] : []), "degraded", ...(start ? ["x_init"] : []), "restored"];
+export function panelsOf({ mode, x_init: start, trust }) {
+  const wanted = { original: mode === "simulate", degraded: true, x_init: start, trust: trust !== "off", restored: true };
+  return Object.keys(wanted).filter((panel) => wanted[panel]);
 }
 
 /** The body of POST /sessions, but for the SDP. */

@@ -2,9 +2,10 @@
 
 const GAP = 6; // canvas pixels between pictures side by side
 const LENS = 132; // CSS pixels of a lens
+const OVERLAY = 0.55; // how much of the restored picture the trust map covers
 const ZOOM = 4; // screen pixels of a lens for one picture pixel
 
-export const NAMES = { original: "Original", degraded: "Degraded", x_init: "Start (x_init)", restored: "Restored", source: "Your source" };
+export const NAMES = { original: "Original", degraded: "Degraded", x_init: "Start (x_init)", trust: "Trust map", restored: "Restored", source: "Your source" };
 
 /** Where panel `index` of `count` lies in a video frame of `width` x `height`. Pure. */
 export function cut(index, count, width, height) {
@@ -19,7 +20,10 @@ export function grid(count, boxWidth) {
 }
 
 export class View {
-  /** `sight` says how to show: `view` (wipe, side, single), `against` and `single` (panels), `split` in [0, 1]. */
+  /**
+   * `sight` says how to show: `view` (wipe, side, single), `against` and `single` (panels), `split` in [0, 1], and whether
+   * the panel `trust` lies over the restored one (`trust`: over).
+   */
   constructor({ canvas, loupe, sight }) {
     Object.assign(this, { canvas, loupe, sight, context: canvas.getContext("2d", { alpha: false }) });
     this.panels = [];
@@ -52,7 +56,8 @@ export class View {
 
   /** The panels on the screen, left to right. */
   get shown() {
-    const { panels, sight } = this;
+    const { sight } = this;
+    const panels = this.panels.filter((panel) => panel !== "trust" || sight.trust !== "over");
     if (panels.length < 2 || sight.view === "side") return panels;
     if (sight.view === "single") return [panels.includes(sight.single) ? sight.single : "restored"];
     return [panels.includes(sight.against) ? sight.against : "degraded", "restored"];
@@ -69,7 +74,7 @@ export class View {
     const { width, height } = this.#layout();
     const names = this.shown;
     if (this.wiping) this.#wipe(names, width, height);
-    else names.forEach((name, i) => this.#panel(c, name, ...this.#place(i, width, height)));
+    else names.forEach((name, i) => this.#shown(c, name, ...this.#place(i, width, height)));
     if (!this.loupe.hidden) this.#magnify();
   }
 
@@ -115,7 +120,7 @@ export class View {
   }
 
   #fit(width, height, grid) {
-    const key = [width, height, this.sight.view, this.shown].join();
+    const key = [width, height, this.sight.view, this.sight.trust, this.shown].join();
     if (key === this.key) return;
     this.key = key;
     Object.assign(this.canvas, { width, height });
@@ -128,6 +133,15 @@ export class View {
     return [column * (width + GAP), row * (height + GAP), width, height];
   }
 
+  /** Paints a picture, and the trust map over the restored one where that is wished for. */
+  #shown(c, name, ...place) {
+    this.#panel(c, name, ...place);
+    if (name !== "restored" || this.sight.trust !== "over" || !this.panels.includes("trust")) return;
+    c.globalAlpha = OVERLAY;
+    this.#panel(c, "trust", ...place);
+    c.globalAlpha = 1;
+  }
+
   #panel(c, name, x, y, width, height) {
     const from = cut(this.panels.indexOf(name), this.panels.length, this.video.videoWidth, this.video.videoHeight);
     c.drawImage(this.video, from.x, from.y, from.width, from.height, x, y, width, height);
@@ -135,7 +149,7 @@ export class View {
 
   #wipe([left, right], width, height) {
     const c = this.context;
-    this.#panel(c, right, 0, 0, width, height);
+    this.#shown(c, right, 0, 0, width, height);
     c.save();
     c.beginPath();
     c.rect(0, 0, this.sight.split * width, height);

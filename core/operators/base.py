@@ -90,6 +90,13 @@ class LinearOperator(LinearOperatorConfig):
         """1 where y holds the pixel itself, 0 where it does not, -1 in a lost frame; [1 or `frames`, 1, H, W]."""
         return torch.zeros(1, 1, height, width)
 
+    def held(self, frames: int, height: int, width: int) -> Tensor:
+        """1 where y holds the pixel alone, 0 where mixed with others or not at all, -1 in a lost frame.
+
+        [1 or `frames`, 1, H, W].
+        """
+        return self.reliability(frames, height, width)
+
     def show(self, y: Tensor) -> Tensor:
         """The measurement as a person would see it, at the size of x."""
         return y

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from core.operators.base import LinearOperator
@@ -22,3 +23,6 @@ class Denoise(DenoiseConfig, LinearOperator):
 
     def prox(self, x: Tensor, y: Tensor, past: Tensor | None, gamma: float) -> Tensor:
         return x + gamma / (1 + gamma) * (y - x)
+
+    def held(self, frames: int, height: int, width: int) -> Tensor:
+        return torch.ones(1, 1, height, width)

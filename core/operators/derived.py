@@ -45,5 +45,8 @@ class DerivedOperator(LinearOperator):
     def reliability(self, frames: int, height: int, width: int) -> Tensor:
         return self.operator.reliability(frames, height, width)
 
+    def held(self, frames: int, height: int, width: int) -> Tensor:
+        return self.operator.held(frames, height, width)
+
     def show(self, y: Tensor) -> Tensor:
         return self.operator.show(y)

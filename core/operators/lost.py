@@ -84,11 +84,18 @@ class LostFrames(DerivedOperator):
         return None if closed is None else closed.index_copy(0, lost, x.index_select(0, lost))
 
     def reliability(self, frames: int, height: int, width: int) -> Tensor:
-        every = self.operator.reliability(frames, height, width).expand(frames, -1, -1, -1)
-        return every.index_fill(0, torch.tensor(self.lost, device=every.device), -1.0)
+        return self._without_lost(self.operator.reliability(frames, height, width), frames)
+
+    def held(self, frames: int, height: int, width: int) -> Tensor:
+        return self._without_lost(self.operator.held(frames, height, width), frames)
 
     def _measured(self, frames: int) -> list[int]:
         return [index for index in range(frames) if index not in self.lost]
+
+    def _without_lost(self, values: Tensor, frames: int) -> Tensor:
+        """`values` of every frame, -1 in the lost ones."""
+        every = values.expand(frames, -1, -1, -1)
+        return every.index_fill(0, torch.tensor(self.lost, device=every.device), -1.0)
 
     def _known(self, y: Tensor) -> Tensor:
         """y with nothing at the lost frames."""

@@ -147,7 +147,8 @@ class Device:
             return Refused(f"stream {request.stream_id} is not open on the device")
         timer.ms["total"] = 1000 * (time.perf_counter() - start)
         shape = result.panels.shape
-        return Stepped(shape, result.guided, result.residual, result.psnr, result.psnr_x_init, timer.ms)
+        scores = result.residual, result.psnr, result.psnr_x_init
+        return Stepped(shape, result.guided, *scores, timer.ms, result.trust)
 
     def _close(self, stream_id: str) -> Reply:
         self.engine.close(stream_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core.contract import Mode, Panel, Rung, SolverConfig
+from core.contract import Mode, Panel, Rung, SolverConfig, TrustShares
 from core.operators.config import OperatorConfig
 
 
@@ -131,6 +131,7 @@ class Stepped:
     psnr_x_init: float | None
     ms: dict[str, float] = field(default_factory=dict)
     """milliseconds of each stage, and `total`"""
+    trust: TrustShares | None = None
 
 
 @dataclass(frozen=True)

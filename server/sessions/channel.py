@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from core.contract import Rung
+from core.contract import Rung, TrustShares
 from server.device.worker import WorkerState
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -27,12 +27,14 @@ class StageTimes(Message):
     """from the arrival of its first frame to that of its last"""
     queue: Amount | None = None
     """that it waited for the device; of chunks that the device restored, as are the rest"""
+    simulate: Amount | None = None
     x_init: Amount | None = None
     encode: Amount | None = None
     denoise: Amount | None = None
     prox: Amount | None = None
     decode: Amount | None = None
     cache: Amount | None = None
+    trust: Amount | None = None
     transfer: Amount | None = None
     total: Amount | None = None
     """on the device"""
@@ -68,6 +70,8 @@ class ChunkReport(Message):
     """dB against the original; in mode simulate"""
     psnr_x_init: Amount | None = None
     """the same of the measurement-consistent start"""
+    trust: TrustShares | None = None
+    """what the restored pixels owe to the measurement; where the panel `trust` was asked for"""
     ms: StageTimes
     latency_ms: Amount
     """of its first frame, from its arrival to its departure"""

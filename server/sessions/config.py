@@ -41,7 +41,7 @@ class SessionConfig(Config):
     """WIDTHxHEIGHT of a restored frame; unset takes what fits the first frame"""
     solver: SolverConfig = Field(default_factory=SolverConfig)
     """how the restoration is done"""
-    panels: Annotated[tuple[Panel, ...], BeforeValidator(as_tuple)] = Field(("restored",), min_length=1, max_length=4)
+    panels: Annotated[tuple[Panel, ...], BeforeValidator(as_tuple)] = Field(("restored",), min_length=1, max_length=5)
     """pictures of the same frame, side by side in the frames that go back"""
     record: Record = "nothing"
     """what the server keeps of the session, where it may: nothing, restored, or both sides"""

@@ -185,5 +185,7 @@ def chunk_report(job: Job[Work], restoration: Restoration | None, figures: Sessi
         report |= {"guided": stepped.guided, "rung": restoration.plan.rung, "residual": round(stepped.residual, 5)}
         if stepped.psnr is not None and stepped.psnr_x_init is not None:
             report |= {"psnr": round(stepped.psnr, 2), "psnr_x_init": round(stepped.psnr_x_init, 2)}
+        if stepped.trust is not None:
+            report["trust"] = {share: round(value, 4) for share, value in stepped.trust}
     report["ms"] = {stage: round(value, 1) for stage, value in ms.items()}
     return report

@@ -631,3 +631,20 @@ async def test_the_page_shows_the_token_of_its_address_and_takes_it_out_of_sight
             await page.click("#start")
         assert (await (await asked.value).all_headers())["authorization"] == "Bearer s3cret"
         assert page.url == f"{server}/", "an address with a token is soon shared"
+
+
+async def test_the_trust_map_lies_over_the_picture_or_beside_it_and_tells_its_shares(visit):
+    async with visit() as page:
+        await page.select_option("#operator", "inpainting")
+        await page.select_option("#trust", "over")
+        await start(page)
+        assert await page.evaluate("[restored.videoWidth, labels.children.length]") == [4 * 256, 2]
+        measured = "document.querySelector('[data-share=measured] b').textContent"
+        await page.wait_for_function(f"/^(49|50|51) %$/.test({measured})", timeout=STREAM_MS)
+        await page.select_option("#trust", "beside")
+        await choose(page, "view", "side")
+        await page.wait_for_function("labels.children.length === 4")
+        assert len(page.sessions) == 1, "the pictures are the same"
+        await page.select_option("#trust", "off")
+        await page.wait_for_function("restored.videoWidth === 3 * 256", timeout=STREAM_MS)
+        assert await page.is_hidden("#trust-legend")
