@@ -5,7 +5,9 @@ import { Controls } from "./controls.js";
 import { Figures } from "./figures.js";
 import { Run } from "./run.js";
 import { Screen } from "./screen.js";
-import { CHOICES, newPage, running } from "./state.js";
+import { csv, save } from "./save.js";
+import { CHOICES, choicesOf, newPage, operatorOf, queryOf, running } from "./state.js";
+import { title } from "./operators.js";
 import { advice, sentence } from "./status.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -13,7 +15,8 @@ const $ = (selector) => document.querySelector(selector);
 const page = newPage();
 const controls = new Controls(page, onChoice);
 const screen = new Screen(page);
-const run = new Run(page, { controls, screen, figures: new Figures($("#figures")), onConnected: nameModel });
+const figures = new Figures($("#figures"));
+const run = new Run(page, { controls, screen, figures, onConnected: nameModel });
 
 /** What a choice has to do beside standing in the state. */
 const ALSO = {
@@ -23,6 +26,7 @@ const ALSO = {
   view: () => screen.choosePictures(),
   sound: () => screen.listenToSound(),
   size: () => !running(page) && screen.attract(),
+  source: () => !running(page) && screen.attract(),
 };
 
 const NEEDS = {
@@ -35,6 +39,8 @@ const NEEDS = {
 
 function onChoice(name) {
   ALSO[name]?.();
+  const query = queryOf(page.chosen, page.touched);
+  history.replaceState(null, "", (query ? `?${query}` : location.pathname) + location.hash);
   NEEDS[CHOICES[name].needs]();
 }
 
@@ -62,6 +68,34 @@ function dropFile(event) {
   takeFile(event.dataTransfer.files);
 }
 
+function saveSnapshot() {
+  const { kind, png, ...values } = operatorOf(page.chosen);
+  const parameters = Object.entries(values).map(([name, value]) => `${name} ${value}`);
+  screen.saveSnapshot([[title(kind), ...parameters].join(", "), page.chosen.size, figures.inWords()].join(" · "));
+}
+
+/** Saves the chunks of the run that goes on, or of the last one. */
+function saveRun(extension) {
+  const { operator, solver } = page.runs.inForce ?? {};
+  const text = extension === "csv"
+    ? csv(figures.run)
+    : JSON.stringify({ operator: { ...operator, png: undefined }, solver, size: page.chosen.size, chunks: figures.run }, null, 1);
+  save(new Blob([text], { type: extension === "csv" ? "text/csv" : "application/json" }), "run", extension);
+}
+
+function useSmaller() {
+  page.touched.add("size");
+  controls.put({ size: $("#smaller button").value });
+  onChoice("size");
+}
+
+/** Begins with the largest size that the server holds at full quality, unless the person chose one. */
+function fitSize({ start_size: size }) {
+  if (!size || page.touched.has("size") || running(page)) return;
+  controls.put({ size });
+  screen.attract();
+}
+
 // ---- theme, keys, token ---------------------------------------------------------------------------------------------
 
 function switchTheme() {
@@ -74,7 +108,7 @@ function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
 }
 
-const KEYS = { l: () => screen.toggleLoupe(), s: () => screen.saveSnapshot(), f: () => screen.toggleFullscreen() };
+const KEYS = { l: () => screen.toggleLoupe(), s: saveSnapshot, f: () => screen.toggleFullscreen() };
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
@@ -102,6 +136,10 @@ function listen() {
   $('input[name="source"][value="file"]').addEventListener("click", () => $("#file").click());
   $("#theatre").addEventListener("dragover", (event) => event.preventDefault());
   $("#theatre").addEventListener("drop", dropFile);
+  $("#snapshot").addEventListener("click", saveSnapshot);
+  $("#smaller button").addEventListener("click", useSmaller);
+  for (const extension of ["csv", "json"]) $(`#save-${extension}`).addEventListener("click", () => saveRun(extension));
+  navigator.mediaDevices?.addEventListener?.("devicechange", () => controls.listDevices());
   document.addEventListener("keydown", onKey);
   window.addEventListener("pagehide", () => run.stop());
 }
@@ -120,7 +158,10 @@ async function offer() {
   try {
     const [{ operators }, { models: [model] }] = [await getOperators(), await getModels()];
     controls.offer(operators, model);
+    controls.putAddress(choicesOf(location.search));
+    screen.choosePictures();
     showModel(model);
+    fitSize(model);
   } catch (error) {
     if (!(error instanceof ServerError)) throw error;
     screen.notice(`${sentence(error)} ${advice(error)} Then load this page again.`);

@@ -6,7 +6,7 @@ import { CHOICES, sizeOf } from "./state.js";
 
 const $ = (selector) => document.querySelector(selector);
 
-const START = { scene: "Start with the built-in scene", camera: "Start the camera", file: "Start the video file", screen: "Choose a screen" };
+const START = { film: "Start with the film", scene: "Start with the drawn scene", camera: "Start the camera", file: "Start the video file", screen: "Choose a screen" };
 
 export class Controls {
   /** `onChoice(name)` hears of every choice, after it stands in `page.chosen`; parameters and the mask count as `operator`. */
@@ -37,6 +37,34 @@ export class Controls {
     this.describe();
   }
 
+  /** Chooses what an address asks for, see `choicesOf`, as far as this page and this server have it. */
+  putAddress({ values, parameters }) {
+    for (const [name, value] of Object.entries(values)) {
+      const inputs = [...document.getElementsByName(name)];
+      if (!inputs.some((input) => accepts(input, value))) continue;
+      this.page.touched.add(name);
+      this.put({ [name]: value });
+    }
+    for (const { kind, schema } of this.page.offered) {
+      const known = Object.entries(parameters[kind] ?? {}).filter(([name]) => Object.hasOwn(schema.properties, name));
+      this.page.chosen.parameters[kind] = Object.fromEntries(known);
+    }
+    this.describe();
+  }
+
+  /** Offers the cameras and microphones of this machine; their names are known once one was allowed. */
+  async listDevices() {
+    const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
+    for (const [id, kind, first] of [["camera", "videoinput", "The browser's choice"], ["microphone", "audioinput", "The browser's choice"]]) {
+      const found = devices.filter((device) => device.kind === kind && device.deviceId && device.label);
+      const options = found.map(({ deviceId, label }) => new Option(label, deviceId));
+      $(`#${id}`).replaceChildren(new Option(first, ""), ...options);
+      if (!found.some(({ deviceId }) => deviceId === this.page.chosen[id])) this.page.chosen[id] = "";
+      $(`#${id}`).value = this.page.chosen[id];
+    }
+    this.describe();
+  }
+
   /** Shows settings that were in force once (see `settingsOf`); the focus stays on its parameter. */
   putSettings({ operator: { kind, png, ...values }, solver, strokes }) {
     const focused = document.activeElement.dataset.parameter;
@@ -48,10 +76,12 @@ export class Controls {
 
   /** Says what the choices mean, and shows the controls that they need. */
   describe() {
-    const { source, mode, view, operator } = this.page.chosen;
+    const { source, mode, view, operator, sound } = this.page.chosen;
     $("#sound").closest("label").hidden = !["camera", "file"].includes(source);
+    $("#camera").closest("label").hidden = source !== "camera" || $("#camera").length < 2;
+    $("#microphone").closest("label").hidden = source !== "camera" || !sound || $("#microphone").length < 2;
     $("#start").textContent = START[source];
-    $("#cover .small").textContent = source === "scene"
+    $("#cover .small").textContent = ["film", "scene"].includes(source)
       ? "No camera, no permission needed. Other sources are in the panel."
       : "The video goes to this server and comes back; nothing is stored.";
     describeMode(mode === "simulate");
@@ -64,6 +94,7 @@ export class Controls {
       input.addEventListener("change", () => {
         if (!input.reportValidity()) return;
         this.page.chosen[name] = read(input);
+        this.page.touched.add(name);
         this.describe();
         this.onChoice(name);
       });
@@ -79,6 +110,7 @@ export class Controls {
     $("#operator-text").textContent = text(kind, schema);
     buildForm($("#parameters"), schema, values, (name, value) => {
       values[name] = value;
+      this.page.touched.add("operator");
       this.onChoice("operator");
     });
   }
@@ -113,6 +145,14 @@ function describeMode(degrades) {
 function read(input) {
   if (input.type === "checkbox") return input.checked;
   return input.type === "number" ? input.valueAsNumber : input.value;
+}
+
+/** Whether a control can stand at `value`. */
+function accepts(input, value) {
+  if (input.type === "radio") return input.value === value;
+  if (input.type === "checkbox") return typeof value === "boolean";
+  if (input.type === "number") return Number.isInteger(value) && value >= input.min && value <= input.max;
+  return [...input.options].some((option) => option.value === String(value));
 }
 
 function write(input, value) {

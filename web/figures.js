@@ -4,6 +4,7 @@ import { bars, sparkline } from "./charts.js";
 import { History, readStats } from "./history.js";
 
 const SECONDS = 60;
+const LONGEST_RUN = 5000; // chunks that can be saved: about an hour
 const RUNGS = {
   full: "full quality",
   one_step: "one step",
@@ -20,7 +21,7 @@ export class Figures {
   }
 
   clear() {
-    Object.assign(this, { chunks: new History(SECONDS), network: new History(SECONDS), before: null, latest: null, drops: 0 });
+    Object.assign(this, { chunks: new History(SECONDS), network: new History(SECONDS), before: null, latest: null, run: [] });
     this.draw(0);
   }
 
@@ -32,10 +33,21 @@ export class Figures {
   /** A chunk's report at `now` seconds. */
   report(report, now) {
     this.latest = report;
+    this.run = [...this.run.slice(1 - LONGEST_RUN), { at: new Date().toISOString(), ...report }];
     this.chunks.push(now, {
       ...report,
       title: describe(report),
     });
+  }
+
+  /** The figures of the latest chunk in a line. */
+  inWords() {
+    const { chunk, rung, psnr, psnr_x_init: start, residual, latency_ms: latency } = this.latest ?? {};
+    if (chunk === undefined) return "";
+    const words = [`chunk ${chunk}, ${RUNGS[rung] ?? rung}`, latency && `latency ${(latency / 1000).toFixed(2)} s`];
+    if (residual !== null) words.push(`residual ${residual}`);
+    if (psnr !== undefined) words.push(`PSNR ${psnr} dB (start ${start} dB)`);
+    return words.filter(Boolean).join(" · ");
   }
 
   /** The browser's statistics at `now` seconds. */

@@ -4,10 +4,11 @@ import { ServerError } from "./api.js";
 import { Keeper } from "./keeper.js";
 import { title } from "./operators.js";
 import { openSource, SourceError } from "./sources.js";
-import { connected, difference, panelsOf, requestOf, running, same, settingsOf, sizeOf } from "./state.js";
+import { connected, difference, panelsOf, requestOf, running, same, settingsOf, sizeOf, smaller } from "./state.js";
 import { advice, sentence } from "./status.js";
 
 const $ = (selector) => document.querySelector(selector);
+const SIMPLER_CHUNKS = 4; // in a row, before a smaller size is offered
 const seconds = () => performance.now() / 1000;
 
 export class Run {
@@ -43,6 +44,8 @@ export class Run {
   stop() {
     const { runs } = this.page;
     runs.turn += 1;
+    runs.simpler = 0;
+    this.screen.offerSize(null);
     this.keeper.stop();
     clearInterval(this.timer);
     runs.source?.stop();
@@ -86,9 +89,11 @@ export class Run {
   /** The source that is chosen; null, and a notice, where it does not open. */
   async #openChosen() {
     this.#setState("opening", {});
-    const { source: kind, size, mode, file, sound } = this.page.chosen;
+    const { source: kind, size, mode, ...rest } = this.page.chosen;
     try {
-      return { kind, ...(await openSource(kind, { size: sizeOf(size), native: mode === "incoming", file, sound })) };
+      const source = { kind, ...(await openSource(kind, { ...rest, size: sizeOf(size), native: mode === "incoming" })) };
+      if (kind === "camera") this.controls.listDevices(); // its permission tells their names
+      return source;
     } catch (error) {
       if (!(error instanceof SourceError)) throw error;
       this.screen.notice(error.message);
@@ -132,8 +137,16 @@ export class Run {
   #onReport(report) {
     if (!this.keeper.session) return; // the last words of a session that was stopped
     this.figures.report(report, seconds());
+    this.#offerSmaller(report.rung);
     this.#setState(report.rung === "passthrough" ? "passthrough" : "streaming", report);
     this.figures.draw(seconds());
+  }
+
+  /** Offers the next smaller size once several chunks in a row were simpler than they could be, and until one is not. */
+  #offerSmaller(rung) {
+    const { runs, chosen } = this.page;
+    runs.simpler = rung === "full" ? 0 : runs.simpler + 1;
+    this.screen.offerSize(runs.simpler >= SIMPLER_CHUNKS ? smaller(chosen.size) : null);
   }
 
   async #tick() {

@@ -1,7 +1,9 @@
 /** The picture and what lies over it: labels, wipe, loupe, cover, words of the state. Knows no session. */
 
 import { Scene } from "./scene.js";
-import { operatorOf, panelsOf, running, sizeOf } from "./state.js";
+import { FILM } from "./sources.js";
+import { save } from "./save.js";
+import { panelsOf, running, sizeOf } from "./state.js";
 import { describeState } from "./status.js";
 import { NAMES, View } from "./view.js";
 
@@ -19,11 +21,23 @@ export class Screen {
 
   // ---- what is shown ----
 
-  /** While nothing runs, the scene moves behind the start button. */
+  /** While nothing runs, the film or the drawn scene moves behind the start button. */
   attract() {
-    const { width, height } = sizeOf(this.page.chosen.size);
+    const { size, source } = this.page.chosen;
+    const { width, height } = sizeOf(size);
     $("#snapshot").disabled = true;
-    this.view.preview(new Scene(width, height));
+    if (source !== "film") return this.view.preview(new Scene(width, height));
+    Object.assign($("#local"), { srcObject: null, src: FILM, loop: true });
+    $("#local").play().catch((error) => console.info(`the film does not play: ${error.message}`)); // Start says it to the person
+    this.view.show($("#local"), ["film"]);
+  }
+
+  /** Offers another size in one click; null takes the offer back. */
+  offerSize(size) {
+    $("#smaller").hidden = size === null;
+    if (size === null || $("#smaller button").value === size) return;
+    $("#smaller button").value = size;
+    $("#smaller button").textContent = `Use ${size.replace("x", " × ")}`;
   }
 
   /** Shows what is sent. */
@@ -114,14 +128,11 @@ export class Screen {
     else $("#theatre").requestFullscreen();
   }
 
-  async saveSnapshot() {
+  /** Saves the pictures with their names and `figures`, a line, under them. */
+  async saveSnapshot(figures) {
     if ($("#snapshot").disabled) return;
-    const blob = await new Promise((resolve) => this.view.snapshot().toBlob(resolve, "image/png"));
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `avis-${operatorOf(this.page.chosen).kind}-${new Date().toISOString().slice(0, 19).replaceAll(":", "")}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+    const picture = this.view.snapshot(figures);
+    save(await new Promise((resolve) => picture.toBlob(resolve, "image/png")), this.page.chosen.operator, "png");
   }
 
   #layout({ width, height, columns, rows }) {
@@ -152,7 +163,6 @@ export class Screen {
 
   #listen() {
     $("#loupe-toggle").addEventListener("click", () => this.toggleLoupe());
-    $("#snapshot").addEventListener("click", () => this.saveSnapshot());
     $("#fullscreen").addEventListener("click", () => this.toggleFullscreen());
     $("#notice button").addEventListener("click", () => this.hideNotice());
     $("#against").addEventListener("change", () => this.#chooseAgainst());

@@ -148,12 +148,19 @@ export class Session {
   async #connected(signal) {
     const states = changes(this.pc, "connectionstatechange", () => this.pc.connectionState === "connected");
     const late = after(CONNECT_MS).then(() => {
-      throw new SessionEnd("No connection within 15 s: a firewall may block UDP between this browser and the server.");
+      throw new SessionEnd(`No connection within 15 s. ${stuckAt(this.pc)}`);
     });
     const over = this.ended.then((reason) => { throw reason; });
     const aborted = changes(signal, "abort", () => signal.aborted).then(() => signal.throwIfAborted());
     await Promise.race([states, late, over, aborted]);
   }
+}
+
+/** Which step of a connection fails, and what helps. Pure. */
+export function stuckAt({ iceGatheringState, iceConnectionState }) {
+  if (iceGatheringState === "new") return "This browser gathered no address (ICE): an extension or a policy may forbid WebRTC.";
+  if (["connected", "completed"].includes(iceConnectionState)) return "A way over UDP was found (ICE), and the encryption (DTLS) did not begin on it: try again, or another network.";
+  return "No way over UDP was found (ICE): a firewall may block it. Another network helps, or a TURN server (--ice-servers).";
 }
 
 /** Counts looks at which nothing new has come. Pure. */

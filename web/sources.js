@@ -1,8 +1,9 @@
-/** Where the video comes from: built-in scene, camera, file, screen. Each gives a stream and a `stop`; knows no server. */
+/** Where the video comes from: film, drawn scene, camera, file, screen. Each gives a stream and a `stop`; knows no server. */
 
 import { Scene } from "./scene.js";
 
 export const FPS = 16;
+export const FILM = "film.webm";
 const LARGEST = 1280; // pixels a side that are worth sending
 
 /** What went wrong, in words for the person at the page. */
@@ -11,11 +12,12 @@ export class SourceError extends Error {}
 /**
  * Opens a source: `{stream, stop, ended}`; `ended` resolves when it runs dry by itself.
  * `size` is {width, height} of the restored picture; `native` keeps the source's own pixels (cut to the same shape);
- * `sound` asks for the sound of a camera or a file too.
+ * `sound` asks for the sound of a camera or a file too; `camera` and `microphone` are device ids, "" leaves the browser the choice.
  */
-export async function openSource(kind, { size, native, file, sound }) {
+export async function openSource(kind, { size, native, file, sound, camera, microphone }) {
   if (kind === "scene") return openScene(size);
-  if (kind === "camera") return shaped(await openCamera(size, sound), size, native, false);
+  if (kind === "film") return shaped(await openVideo(FILM, false, "The film of this page does not play in this browser."), size, native, true);
+  if (kind === "camera") return shaped(await openCamera(size, sound, camera, microphone), size, native, false);
   if (kind === "screen") return shaped(await openScreen(), size, native, true);
   if (!file) throw new SourceError("Choose a video file first.");
   return shaped(await openFile(file, sound), size, native, true);
@@ -26,9 +28,9 @@ function openScene({ width, height }) {
   return pump(width, height, (context, seconds) => scene.draw(context, seconds), () => {});
 }
 
-async function openCamera({ width, height }, sound) {
-  const wish = { width: { ideal: width }, height: { ideal: height }, frameRate: { ideal: FPS } };
-  const stream = await ask("camera", () => media().getUserMedia({ video: wish, audio: sound }));
+async function openCamera({ width, height }, sound, camera, microphone) {
+  const wish = { ...(camera && { deviceId: { exact: camera } }), width: { ideal: width }, height: { ideal: height }, frameRate: { ideal: FPS } };
+  const stream = await ask("camera", () => media().getUserMedia({ video: wish, audio: sound && (microphone ? { deviceId: { exact: microphone } } : true) }));
   return fromStream(stream);
 }
 
@@ -38,7 +40,7 @@ async function openScreen() {
 
 function media() {
   if (navigator.mediaDevices) return navigator.mediaDevices;
-  throw new SourceError("The browser gives a page the camera only over https:// or on localhost. The built-in scene and files work here too.");
+  throw new SourceError("The browser gives a page the camera only over https:// or on localhost. The film, the drawn scene and files work here too.");
 }
 
 async function ask(what, open) {
@@ -54,6 +56,7 @@ function refusal(what, error) {
   const reasons = {
     NotAllowedError: `The browser did not allow the ${what}. Allow it in the address bar, then try again.`,
     NotFoundError: `There is no ${what} on this machine.`,
+    OverconstrainedError: `The chosen ${what} is not there any more. Choose another one in the panel.`,
     NotReadableError: `Another program uses the ${what}. Close it there, then try again.`,
   };
   return reasons[error.name] ?? `The ${what} did not open: ${error.message}.`;
@@ -69,16 +72,22 @@ async function fromStream(stream) {
 }
 
 async function openFile(file, sound) {
+  const sentence = `This browser cannot play ${file.name}: expected a video such as MP4 (H.264) or WebM.`;
+  return openVideo(URL.createObjectURL(file), sound, sentence);
+}
+
+/** Plays the video at `url` again and again; `sentence` says why it does not. */
+async function openVideo(url, sound, sentence) {
   const video = player();
   video.loop = true;
-  video.src = URL.createObjectURL(file);
+  video.src = url;
   const stop = () => {
     video.pause();
     video.removeAttribute("src");
     video.load();
-    URL.revokeObjectURL(video.currentSrc);
+    URL.revokeObjectURL(url);
   };
-  await started(video, `This browser cannot play ${file.name}: expected a video such as MP4 (H.264) or WebM.`);
+  await started(video, sentence);
   return { video, sound: sound ? soundTracks(video) : [], stop, ended: new Promise(() => {}) };
 }
 

@@ -6,7 +6,9 @@
  * other pictures. `change`: a PATCH of the session. `view`: nothing of the server.
  */
 export const CHOICES = {
-  source: { first: "scene", needs: "source" },
+  source: { first: "film", needs: "source" },
+  camera: { first: "", needs: "source" },
+  microphone: { first: "", needs: "session" },
   sound: { first: false, needs: "session" },
   mode: { first: "simulate", needs: "session" },
   operator: { first: "", needs: "change" },
@@ -19,6 +21,12 @@ export const CHOICES = {
   view: { first: "wipe", needs: "view" },
 };
 
+/** Choices that mean nothing on another machine, and so do not go into the address. */
+const OF_THIS_MACHINE = ["camera", "microphone"];
+
+/** The sizes that the page offers, the smallest first. */
+export const SIZES = ["256x144", "320x192", "416x240", "832x480"];
+
 /** The choices that go to the server as solver settings. */
 export const SOLVER = ["tier", "num_steps", "reinject_every"];
 
@@ -28,10 +36,13 @@ export function newPage() {
   return {
     /** What the server has: operators with their JSON schemas. */
     offered: [],
+    /** Choices that the person made, here or in the address: the page does not overrule them. */
+    touched: new Set(),
     /** What the person wants. `parameters` are by kind of operator, `mask` is the drawing, `file` the video file. */
     chosen: { ...first, parameters: {}, mask: { strokes: [], png: "" }, file: null, against: "degraded", single: "restored", split: 0.5 },
-    /** What goes on: a state of status.js, the open source, the settings in force, and `turn`, which outdates what began before. */
-    runs: { state: "idle", source: null, inForce: null, changing: false, turn: 0 },
+    /** What goes on: a state of status.js, the open source, the settings in force, `turn`, which outdates
+     *  what began before, and how many chunks in a row were `simpler` than they could be. */
+    runs: { state: "idle", source: null, inForce: null, changing: false, turn: 0, simpler: 0 },
     /** What is on the screen: the pictures of a frame that comes back. */
     shown: { panels: [] },
   };
@@ -74,6 +85,41 @@ export function requestOf(chosen) {
 /** The parts of `wish` that a PATCH has to ask for. */
 export function difference(wish, inForce) {
   return Object.fromEntries(["operator", "solver"].filter((part) => !same(wish[part], inForce[part])).map((part) => [part, wish[part]]));
+}
+
+/** The next size below `size`, or null. */
+export const smaller = (size) => SIZES[SIZES.indexOf(size) - 1] ?? null;
+
+/**
+ * The query of an address that opens the page with these choices: those named in `touched`, which a person made, and
+ * what was changed of the operator's parameters, as `KIND.NAME`.
+ */
+export function queryOf(chosen, touched) {
+  const query = new URLSearchParams();
+  for (const name of Object.keys(CHOICES)) {
+    if (touched.has(name) && !OF_THIS_MACHINE.includes(name)) query.set(name, chosen[name]);
+  }
+  if (query.has("operator")) {
+    for (const [name, value] of Object.entries(chosen.parameters[chosen.operator] ?? {})) query.set(`${chosen.operator}.${name}`, value);
+  }
+  return query.toString();
+}
+
+/** The choices in an address's query, as `{values, parameters}`; what is no choice is left out. Values are of the type they begin with. */
+export function choicesOf(search) {
+  const [values, parameters] = [{}, {}];
+  for (const [key, text] of new URLSearchParams(search)) {
+    const [kind, name] = key.split(".");
+    if (name) (parameters[kind] ??= {})[name] = typed(text);
+    else if (Object.hasOwn(CHOICES, key) && !OF_THIS_MACHINE.includes(key)) values[key] = typeof CHOICES[key].first === "string" ? text : typed(text);
+  }
+  return { values, parameters };
+}
+
+/** A number or a truth value where `text` is one. */
+function typed(text) {
+  if (text === "true" || text === "false") return text === "true";
+  return text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
 export const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);

@@ -1,11 +1,12 @@
 /** Cuts the panels out of one video frame and shows them: wipe, side by side, single; loupe and snapshot. Knows no server. */
 
 const GAP = 6; // canvas pixels between pictures side by side
+const CAPTION = 46; // canvas pixels under the pictures of a snapshot
 const LENS = 132; // CSS pixels of a lens
 const OVERLAY = 0.55; // how much of the restored picture the trust map covers
 const ZOOM = 4; // screen pixels of a lens for one picture pixel
 
-export const NAMES = { original: "Original", degraded: "Degraded", x_init: "Start (x_init)", trust: "Trust map", restored: "Restored", source: "Your source" };
+export const NAMES = { original: "Original", degraded: "Degraded", x_init: "Start (x_init)", trust: "Trust map", restored: "Restored", source: "Your source", film: "Carpenter bee" };
 
 /** Where panel `index` of `count` lies in a video frame of `width` x `height`. Pure. */
 export function cut(index, count, width, height) {
@@ -78,13 +79,19 @@ export class View {
     if (!this.loupe.hidden) this.#magnify();
   }
 
-  /** A canvas with every panel at full size, to be saved. */
-  snapshot() {
+  /** A canvas with every panel at full size, and under each its name, under all the line `figures`; to be saved. */
+  snapshot(figures) {
     const { width, height } = this.#size();
     const picture = document.createElement("canvas");
-    Object.assign(picture, { width: this.panels.length * (width + GAP) - GAP, height });
+    Object.assign(picture, { width: this.panels.length * (width + GAP) - GAP, height: height + CAPTION });
     const c = picture.getContext("2d");
-    this.panels.forEach((name, i) => this.#panel(c, name, i * (width + GAP), 0, width, height));
+    c.fillStyle = "#0b0e12";
+    c.fillRect(0, 0, picture.width, picture.height);
+    this.panels.forEach((name, i) => {
+      this.#panel(c, name, i * (width + GAP), 0, width, height);
+      write(c, NAMES[name], i * (width + GAP) + 6, height + 17, width - 12);
+    });
+    write(c, figures, 6, height + 37, picture.width - 12);
     return picture;
   }
 
@@ -175,6 +182,12 @@ export class View {
       c.drawImage(this.video, i * width + from.x, from.y, side, side, i * lens * scale, 0, lens * scale - 2, lens * scale);
     });
   }
+}
+
+/** Writes one line, narrower where it would not fit. */
+function write(c, text, x, y, width) {
+  Object.assign(c, { fillStyle: "#e9edf3", font: "13px system-ui, sans-serif" });
+  c.fillText(text, x, y, width);
 }
 
 function clamp(value, most) {

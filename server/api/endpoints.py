@@ -147,11 +147,13 @@ async def models(request: web.Request) -> web.Response:
     sessions = request.app[SESSIONS]
     worker = sessions.worker
     costs = worker.ready.chunk_seconds if worker.ready else {}
+    start = sessions.devices.start_size(asyncio.get_running_loop().time())
     model = {
         "name": sessions.settings.model,
         "state": sessions.devices.state,
         "device": sessions.devices.name if worker.loaded else None,
         "chunk_seconds": {f"{width}x{height}": round(s, 4) for (width, height), s in costs.items()},
+        "start_size": f"{start[0]}x{start[1]}" if start else None,
         "solver": sessions.solver.model_dump(mode="json"),
         "tiers": tiers(sessions.settings.model),
     }

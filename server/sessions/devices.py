@@ -14,7 +14,9 @@ from core.contract import SolverConfig
 from server.device.work import Work
 from server.device.worker import Worker, WorkerState
 from server.scheduling.admission import Refuse
+from server.scheduling.costs import Workload
 from server.scheduling.scheduler import Job
+from server.scheduling.start_size import SIZES, start_size
 from server.sessions.config import SessionConfig
 from server.sessions.dispatch import Dispatch
 from server.sessions.session import Session, clock
@@ -74,6 +76,20 @@ class Devices:
     def free(self, now: float) -> int:
         """How many more sessions of the usual size would be let in now."""
         return min(self.settings.max_sessions - self.reserved, sum(dispatch.free(now) for dispatch in self.all))
+
+    def start_size(self, now: float) -> tuple[int, int] | None:
+        """(width, height) that a page may begin with, at full quality; None while nothing was measured."""
+        (width, height), solver = SIZES[-1], self.solver
+        workload = Workload(
+            model=self.settings.model,
+            width=width,
+            height=height,
+            num_steps=max(1, solver.num_steps),
+            reinject_every=solver.reinject_every,
+            fps=self.settings.fps,
+        )
+        ready = [dispatch.admission for dispatch in self.all if dispatch.worker.state == "ready"]
+        return start_size(ready, workload, now)
 
     def load(self, now: float) -> float:
         """Share of the devices' time that the sessions take: the mean over all devices."""

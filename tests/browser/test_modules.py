@@ -71,6 +71,29 @@ async def test_rates_come_from_the_difference_of_two_readings(ask):
     assert (stats["jitter"], stats["rtt"], stats["freezes"]) == (pytest.approx(10), pytest.approx(20), 1)
 
 
+async def test_choices_go_into_an_address_and_come_back(ask):
+    chosen = "{...m.newPage().chosen, operator: 'inpainting', trust: 'over', x_init: true, num_steps: 2, camera: 'id', "
+    chosen += "parameters: {inpainting: {keep: 0.3}, mask: {noise: 1}}}"
+    touched = "new Set(['operator', 'trust', 'x_init', 'num_steps', 'camera'])"
+    query = await ask("state", f"m.queryOf({chosen}, {touched})")
+    assert query == "operator=inpainting&num_steps=2&x_init=true&trust=over&inpainting.keep=0.3"
+    assert await ask("state", f"m.choicesOf('{query}&nonsense=1&camera=id')") == {
+        "values": {"operator": "inpainting", "num_steps": 2, "x_init": True, "trust": "over"},
+        "parameters": {"inpainting": {"keep": 0.3}},
+    }
+
+
+async def test_a_run_as_csv_has_a_column_for_each_figure_of_any_chunk(ask):
+    text = await ask("save", """m.csv([{a: 1, ms: {x: 2}}, {a: 'say "no", twice', b: null}])""")
+    assert text == 'a,ms.x,b\r\n1,2,\r\n"say ""no"", twice",,\r\n'
+
+
+async def test_a_connection_that_fails_says_at_which_step(ask):
+    states = ["{iceGatheringState: 'new'}", "{iceConnectionState: 'checking'}", "{iceConnectionState: 'connected'}"]
+    words = [await ask("session", f"m.stuckAt({state})") for state in states]
+    assert "no address" in words[0] and "firewall" in words[1] and "DTLS" in words[2]
+
+
 async def test_a_cut_keeps_the_shape_and_stays_inside(ask):
     cut = await ask("sources", "m.crop(640, 480, {width: 416, height: 240})")
     assert cut["width"] / cut["height"] == pytest.approx(416 / 240)

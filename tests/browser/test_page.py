@@ -109,6 +109,7 @@ def visit(server, chromium, open_page):
             page.on("response", lambda response: note_session(page, response))
             await page.goto(server)
             await page.wait_for_selector("#operator option", state="attached")
+            await page.check("input[value=scene]", force=True)
             await page.check(f"input[value='{SIZE}']", force=True)
             yield page
 
@@ -230,7 +231,7 @@ async def test_the_snapshot_holds_every_picture(running):
         await running.click("#snapshot")
     assert (await download.value).suggested_filename.startswith("avis-")
     png = await asyncio.to_thread(Path(await (await download.value).path()).read_bytes)
-    assert png.startswith(b"\x89PNG") and struct.unpack(">II", png[16:24]) == (3 * 256 + 2 * 6, 144)
+    assert png.startswith(b"\x89PNG") and struct.unpack(">II", png[16:24]) == (3 * 256 + 2 * 6, 144 + 46)
 
 
 async def test_a_phone_needs_no_sideways_scrolling(running):
@@ -463,7 +464,7 @@ async def test_a_device_that_dies_or_stands_still_is_not_taken_for_a_cut(visit, 
 
 async def test_a_hidden_tab_goes_on_and_costs_no_latency(tabs, server):
     """The page's own timers nearly stand still there; a worker's do not, and the video is still taken."""
-    async with tabs(server) as tab, aiohttp.ClientSession() as http:
+    async with tabs(f"{server}/?source=scene") as tab, aiohttp.ClientSession() as http:
 
         async def ask_all():
             async with http.get(f"{server}/stats") as answer:
@@ -631,6 +632,39 @@ async def test_the_page_shows_the_token_of_its_address_and_takes_it_out_of_sight
             await page.click("#start")
         assert (await (await asked.value).all_headers())["authorization"] == "Bearer s3cret"
         assert page.url == f"{server}/", "an address with a token is soon shared"
+
+
+async def test_an_address_opens_the_page_with_its_settings_and_follows_them(visit, server):
+    async with visit() as page:
+        await page.goto(f"{server}/?operator=inpainting&inpainting.keep=0.3&size=832x480&view=side&mode=no&x=1#token=t")
+        await page.wait_for_selector("[data-parameter=keep]")
+        assert await page.input_value("[data-parameter=keep]") == "0.3"
+        assert await page.is_checked("input[value='832x480']") and await page.is_checked("input[value=side]")
+        assert await page.is_checked("input[value=simulate]"), "there is no such mode"
+        await choose(page, "size", "256x144")
+        assert "size=256x144" in page.url and "inpainting.keep=0.3" in page.url and "token" not in page.url
+
+
+async def test_the_film_plays_and_the_page_begins_with_a_size_that_the_machine_holds(visit, server):
+    async with visit() as page:
+        async with page.expect_response("**/models") as told:
+            await page.goto(server)
+        size = (await (await told.value).json())["models"][0]["start_size"]
+        await page.wait_for_selector(f"input[name=size][value='{size}']:checked", state="attached")
+        await page.wait_for_function("local.videoWidth === 832 && local.currentTime > 0.2")
+
+
+async def test_a_run_is_saved_and_a_smaller_size_is_one_click(visit):
+    async with visit() as page:
+        await choose(page, "size", "320x192")
+        await start(page)
+        async with page.expect_download() as download:
+            await page.evaluate("document.querySelector('#save-csv').click()")
+        text = await asyncio.to_thread(Path(await (await download.value).path()).read_text)
+        assert text.startswith("at,chunk,") and "ms.total" in text.splitlines()[0]
+        await page.evaluate("smaller.hidden = false; smaller.lastElementChild.value = '256x144'")
+        await page.click("#smaller button")
+        await page.wait_for_function("restored.videoWidth === 3 * 256", timeout=STREAM_MS)
 
 
 async def test_the_trust_map_lies_over_the_picture_or_beside_it_and_tells_its_shares(visit):
