@@ -27,7 +27,8 @@ export class Screen {
     const { width, height } = sizeOf(size);
     $("#snapshot").disabled = true;
     if (source !== "film") return this.view.preview(new Scene(width, height));
-    Object.assign($("#local"), { srcObject: null, src: FILM, loop: true });
+    const plays = $("#local").srcObject === null && $("#local").getAttribute("src") === FILM;
+    if (!plays) Object.assign($("#local"), { srcObject: null, src: FILM, loop: true });
     $("#local").play().catch((error) => console.info(`the film does not play: ${error.message}`)); // Start says it to the person
     this.view.show($("#local"), ["film"]);
   }

@@ -566,7 +566,7 @@ async def test_the_keyboard_stays_at_the_button_that_started_and_stopped(visit):
 
 async def test_on_a_phone_the_picture_stays_in_sight_of_its_settings_and_of_what_went_wrong(visit):
     async with visit(viewport={"width": 390, "height": 844}) as page:
-        await page.evaluate("document.querySelector('details').open = true")
+        await page.evaluate("document.querySelector('#controls details').open = true")
         await page.evaluate("num_steps.scrollIntoView()")
         assert await page.evaluate("scrollY") > 300
         assert (await page.locator("#theatre").bounding_box())["y"] == pytest.approx(0, abs=1)
@@ -632,6 +632,17 @@ async def test_the_page_shows_the_token_of_its_address_and_takes_it_out_of_sight
             await page.click("#start")
         assert (await (await asked.value).all_headers())["authorization"] == "Bearer s3cret"
         assert page.url == f"{server}/", "an address with a token is soon shared"
+
+
+@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
+async def test_axe_finds_no_barrier(visit, options):
+    axe = pytest.importorskip("axe_playwright_python.base", reason="axe-core comes with axe-playwright-python")
+    async with visit(**options) as page:
+        await page.select_option("#trust", "over")
+        await page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+        await page.evaluate(axe.AXE_SCRIPT)
+        found = await page.evaluate("axe.run()")
+        assert [rule["id"] for rule in found["violations"] if rule["impact"] in ("serious", "critical")] == []
 
 
 async def test_an_address_opens_the_page_with_its_settings_and_follows_them(visit, server):
