@@ -56,7 +56,8 @@ function field(p) {
 /** The slider of a number: whole steps for integers, otherwise about a hundred steps. Pure. */
 export function range(p) {
   const step = p.type === "integer" ? 1 : niceStep((p.maximum ?? p.exclusiveMaximum ?? 1) - (p.minimum ?? 0), p.default);
-  const min = p.minimum ?? (p.exclusiveMinimum !== undefined ? p.exclusiveMinimum + step : 0);
+  const least = p.minimum === undefined ? undefined : Number((Math.ceil(p.minimum / step - 1e-6) * step).toPrecision(12)); // a whole step
+  const min = least ?? (p.exclusiveMinimum !== undefined ? p.exclusiveMinimum + step : 0);
   const max = p.maximum ?? (p.exclusiveMaximum !== undefined ? p.exclusiveMaximum - step : Math.max(1, 4 * p.default));
   return { min, max: p.default > 0 ? Math.min(max, REACH * p.default) : max, step };
 }
