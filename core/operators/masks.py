@@ -69,7 +69,11 @@ class Inpainting(InpaintingConfig, MaskedOperator):
 
 
 class Mask(MaskConfig, MaskedOperator):
-    """The mask is drawn."""
+    """The mask is drawn. No network of ours was trained on such, and the one for random pixels serves as well."""
+
+    @property
+    def task(self) -> str:
+        return "inpainting"
 
     def mask(self, height: int, width: int) -> Tensor:
         return _drawn_mask(self.png, height, width)

@@ -29,6 +29,7 @@ from core.operators.denoise import Denoise
 from core.operators.masks import Inpainting, Mask
 from core.operators.super_resolution import SuperResolution
 from core.operators.table import PAPER_OPERATORS, Operator, operator_of
+from core.training.streams import MIX
 
 H, W = 48, 64
 
@@ -262,6 +263,11 @@ def test_a_mask_that_keeps_nothing_is_refused_without_torch():
     black = MaskConfig(png=png(np.zeros((H, W), np.uint8)))
     with pytest.raises(ValueError, match="keeps no pixel"):
         black.check_size(H, W)
+
+
+def test_every_operator_names_a_task_that_the_network_was_trained_on():
+    """A drawn mask told the network a task whose embedding was still random."""
+    assert {op.task for op in (*OPERATORS, *WITH_BORDERS_OR_MASKS)} <= set(MIX)
 
 
 def test_the_server_and_the_device_offer_the_same_kinds():
