@@ -82,8 +82,8 @@ def in_parts(x: Tensor, y: Tensor, lengths: list[int]) -> Iterator[tuple[Tensor,
 
 
 def woven(y: Tensor) -> Tensor:
-    """Pairs of fields [2 n, 3, H, W] as n frames; a last field without another one is repeated."""
-    pairs = torch.cat([y, y[-1:]]) if len(y) % 2 else y
+    """Pairs of fields [2 n, 3, H, W] as n frames; a last field without another one goes with the one before it."""
+    pairs = torch.cat([y, y[-2:-1] if len(y) > 1 else 0 * y]) if len(y) % 2 else y
     return pairs[::2] + pairs[1::2]  # lost lines are 0
 
 
