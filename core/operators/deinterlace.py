@@ -13,8 +13,9 @@ from core.constants import constant, like
 from core.operators.base import LinearOperator
 from core.operators.config import DeinterlaceConfig
 
-STILL = 0.03
-"""change of a pixel (on [-1, 1], beside the noise) at which its frame and those around it count the same"""
+STILL = 0.06
+"""change of a pixel (on [-1, 1], beside the noise) at which its frame and those beside it count the same. At 0.1 the
+start is better on five training clips, but the network then makes one dev clip worse by 0.1 dB"""
 
 
 class Deinterlace(DeinterlaceConfig, LinearOperator):
