@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+HIDDEN = "hidden"
+"""type of a pydantic error whose input may hold a secret: `explain` does not show it"""
+
 
 class UsageError(ValueError):
     """Wrong usage or bad input. Its message is one sentence: what was expected and what was found."""
@@ -20,6 +23,6 @@ def explain(error: ValidationError) -> str:
         return f"{name}: there is no such setting"
     found = repr(fault["input"])
     expected = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+    if fault["type"] == HIDDEN or (fault["type"] == "value_error" and isinstance(fault["input"], dict)):
         return f"{name}: {expected}" if name else expected
     return f"{name}: {expected}, found {found if len(found) < 80 else found[:76] + '...'}"

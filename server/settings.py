@@ -16,6 +16,7 @@ from server.values import (
     Address,
     Addresses,
     Devices,
+    Named,
     Ports,
     Texts,
     WarmSizes,
@@ -100,6 +101,13 @@ class Settings(Exposure):
     """larger pictures that come in are not decoded"""
     max_body: int = Field(256 * 1024, ge=1024, le=2**26)
     """most bytes of a request; a drawn mask is the largest thing in it"""
+
+    source: Named = Field(default_factory=dict)
+    """streams that the server fetches itself, by name: an address, or a table (see server.sources.config)"""
+    push: Named = Field(default_factory=dict)
+    """streams that are pushed to other servers by WHIP, by name: an address, or a table (see server.pushes.config)"""
+    push_token: str | None = Field(None, min_length=1)
+    """what those servers are shown as `Authorization: Bearer`, where a push says nothing else"""
 
     latency_budget: float = Field(1.0, gt=0, le=30)
     """seconds from a chunk's last frame to the first of its restored frames that the quality ladder holds"""

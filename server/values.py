@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
+
+from core.errors import HIDDEN
 
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})", re.A)
 
@@ -35,6 +38,30 @@ def parse_list(text: object) -> object:
         return json.loads(text)
     return [part.strip() for part in text.split(",") if part.strip()]
 
+
+def parse_named(given: object) -> object:
+    """NAME=VALUE, as lines or in a list, or a JSON object, to a table; a table as it is.
+
+    The values are addresses that may hold passwords, so no error shows them.
+    """
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        try:
+            return json.loads(given)
+        except ValueError:
+            raise PydanticCustomError(HIDDEN, "expected NAME=ADDRESS, or a JSON object") from None
+    parts = given.splitlines() if isinstance(given, str) else given
+    if not isinstance(parts, list | tuple):
+        return given
+    pairs = [str(part).strip().partition("=") for part in parts if str(part).strip()]
+    names = [name for name, _, _ in pairs]
+    if any(not name or not sign for name, sign, _ in pairs):
+        raise PydanticCustomError(HIDDEN, "expected NAME=ADDRESS")
+    if len(set(names)) < len(names):
+        raise PydanticCustomError(HIDDEN, "expected a name once each")
+    return {name: value for name, _, value in pairs}
+
+
+Named = Annotated[dict[str, Any], NoDecode, BeforeValidator(parse_named)]
 
 Side = Annotated[int, Field(ge=0, le=99_999)]
 Size = Annotated[tuple[Side, Side], BeforeValidator(parse_size), PlainSerializer(show_size)]

@@ -22,13 +22,17 @@ from server.api.drain import let_sessions_end
 from server.api.endpoints import routes
 from server.api.errors import errors_as_json
 from server.api.guards import check_request, say_headers, serving
-from server.api.keys import DOORKEEPER, EXPOSURE, REFUSALS, SESSIONS, VITALS
+from server.api.keys import DOORKEEPER, EXPOSURE, PUSHES, REFUSALS, SESSIONS, SOURCES, STREAMS, VITALS
 from server.api.metrics import admin_app
 from server.api.request_log import INTERVAL, name_requests
 from server.api.vitals import Vitals
 from server.exposure import Exposure
+from server.pushes.config import pushes_of
+from server.pushes.push import Push
 from server.sessions.sessions import Sessions
 from server.settings import Settings
+from server.sources.config import sources_of
+from server.sources.sources import Sources
 from server.values import is_loopback
 from server.webrtc.versions import check_versions
 
@@ -51,6 +55,10 @@ def create_app(settings: Settings) -> web.Application:
     app.add_routes([*description.routes(), *routes()])
     app.cleanup_ctx.append(run_sessions)
     whip.attach(app)
+    app[SOURCES] = Sources(app[STREAMS], sources_of(settings))
+    pushes = pushes_of(settings).items()
+    app[PUSHES] = {name: Push(name, config, app[STREAMS], app[SOURCES]) for name, config in pushes}
+    app.cleanup_ctx.append(run_relays)
     cluster.attach(app)
     app.on_response_prepare.append(say_headers)
     return app
@@ -63,6 +71,17 @@ async def run_sessions(app: web.Application) -> AsyncIterator[None]:
     yield
     await sessions.close()
     await app[VITALS].close()
+
+
+async def run_relays(app: web.Application) -> AsyncIterator[None]:
+    """Reads the sources and pushes while the application lives; stops before the streams between them."""
+    relays = {f"push {name}": push.run for name, push in app[PUSHES].items()}
+    relays |= {f"source {name}": source.run for name, source in app[SOURCES].all.items()}
+    for name, run in relays.items():
+        app[VITALS].keep(name, run)
+    yield
+    for name in relays:
+        await app[VITALS].release(name)
 
 
 @asynccontextmanager
@@ -121,7 +140,7 @@ async def administered(settings: Settings, app: web.Application) -> AsyncIterato
     if settings.admin_port is None:
         yield None
         return
-    admin = admin_app(app[SESSIONS], settings.public_host)
+    admin = admin_app(app[SESSIONS], settings.public_host, app[SOURCES], app[PUSHES])
     table = connection_table(settings)
     async with bound(admin, settings.admin_host, settings.admin_port, table, app[VITALS]) as address:
         logger.info("metrics at %s/metrics", address)

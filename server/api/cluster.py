@@ -134,7 +134,8 @@ async def run_node_side(app: web.Application) -> AsyncIterator[None]:
 
 
 async def report(request: web.Request) -> web.Response:
-    names = tuple(request.app[STREAMS].report())
+    streams = request.app[STREAMS]
+    names = tuple({**streams.report(), **dict.fromkeys(streams.reserved)})
     return web.json_response(request.app[NODE_SIDE].report(names).model_dump())
 
 

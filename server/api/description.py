@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from core.contract import SolverConfig
 from server.api.endpoints import Change, OfferBody
 from server.sessions import channel
-from server.sessions.config import SessionConfig
+from server.sessions.config import WORDS, SessionConfig
 
 REF = "#/components/schemas/{model}"
 TEXT: dict[str, Any] = {"type": "string"}
@@ -76,7 +76,6 @@ class Operation:
 
 
 SDP, FRAGMENT, JSON = "application/sdp", "application/trickle-ice-sdpfrag", "application/json"
-CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record", "tier")
 
 
 def ref(model: type[BaseModel] | str) -> dict[str, Any]:
@@ -112,7 +111,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/stats"): Operation("The server as a whole", {200: OBJECT}),
     ("get", "/openapi.json"): Operation("This description", {200: OBJECT}, guarded=False),
     ("get", "/channel.json"): Operation("JSON Schema of the data channel's messages", {200: OBJECT}, guarded=False),
-    **of_streams("whip", CONFIG_QUERY),
+    **of_streams("whip", WORDS),
     **of_streams("whep", ()),
 }
 """all routes but the page's files and those between gateways and nodes"""

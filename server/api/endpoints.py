@@ -17,7 +17,7 @@ from core.models.table import tiers
 from core.operators.config import OperatorConfig
 from server.api.access import asks_of
 from server.api.bodies import merged_solver, read_json, sdp_limits, validate
-from server.api.keys import SESSIONS, VITALS
+from server.api.keys import PUSHES, SESSIONS, SOURCES, VITALS
 from server.api.usage import usage_of
 from server.refusals import Refusal
 from server.sessions.config import SessionConfig
@@ -140,7 +140,10 @@ async def readiness(request: web.Request) -> web.Response:
     if devices.state != "ready":
         reason = f"{devices.state}: {devices.reason}" if devices.reason else devices.state
         raise Refusal(503, "not_ready", f"no model is ready: {reason}", retry_after=2)
-    return web.json_response({"status": "ready", "model": request.app[SESSIONS].settings.model})
+    told: dict[str, Any] = {"status": "ready", "model": request.app[SESSIONS].settings.model}
+    pushes = {name: {"state": push.state, "fault": push.fault} for name, push in request.app[PUSHES].items()}
+    relays = {"sources": request.app[SOURCES].state(), "pushes": pushes}
+    return web.json_response(told | {name: states for name, states in relays.items() if states})
 
 
 async def models(request: web.Request) -> web.Response:
@@ -202,6 +205,8 @@ async def stats(request: web.Request) -> web.Response:
             "tasks": len(asyncio.all_tasks()),
             "frame_memory_bytes": sum(worker.memory_bytes for worker in devices.workers),
             "sessions": [nameless(session.report()) for session in sessions],
+            "sources": request.app[SOURCES].report(),
+            "pushes": {name: push.report() for name, push in request.app[PUSHES].items()},
             "opened": sessions.opened_total,
             "refused": sessions.refused_total,
         }

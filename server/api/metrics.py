@@ -10,7 +10,7 @@ import asyncio
 import os
 import resource
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import get_args
 
@@ -32,10 +32,12 @@ from server.api.loop_lag import LoopLag
 from server.api.origins import is_known_host
 from server.api.usage import usage_of
 from server.device.worker import WorkerState
+from server.pushes.push import Push
 from server.scheduling.ladder import RUNGS
 from server.sessions.config import SessionState
 from server.sessions.sessions import Sessions
 from server.sessions.telemetry import END_CODES, Histogram, SessionFigures
+from server.sources.sources import Sources
 
 REJECTED = ("foreign", "malformed", "flooded")
 """why packets of a peer are dropped"""
@@ -115,6 +117,36 @@ class SessionsCollector(Collector):
         yield gauge("avis_frame_memory_bytes", "Memory shared with device processes.", shared)
 
 
+class RelaysCollector(Collector):
+    """Reads the figures of the sources and pushes of the server. There are as many as its settings name."""
+
+    def __init__(self, sources: Sources, pushes: Mapping[str, Push]):
+        self._sources = sources
+        self._pushes = pushes
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_pushes()
+        reports = self._sources.report()
+
+        def values(key: str) -> dict[str, float]:
+            return {name: report[key] for name, report in reports.items()}
+
+        live: dict[str, float] = {name: report["state"] == "live" for name, report in reports.items()}
+        failed: dict[str, float] = {name: report["state"] == "failed" for name, report in reports.items()}
+        yield gauges("avis_source_live", "Whether a source gives pictures now.", "source", live)
+        yield gauges("avis_source_failed", "Whether a source that is wanted gives none.", "source", failed)
+        yield counters("avis_source_faults", "Times that a source failed.", "source", values("faults"))
+        yield counters("avis_source_frames", "Frames of a source.", "source", values("frames"))
+        text = "Frames of a source that the server did not take in time."
+        yield counters("avis_source_frames_dropped", text, "source", values("frames_dropped"))
+
+    def _of_pushes(self) -> Iterator[Metric]:
+        live: dict[str, float] = {name: push.state == "live" for name, push in self._pushes.items()}
+        faults: dict[str, float] = {name: push.faults for name, push in self._pushes.items()}
+        yield gauges("avis_push_live", "Whether a stream is pushed to another server now.", "push", live)
+        yield counters("avis_push_faults", "Times that a push failed.", "push", faults)
+
+
 def of_figures(figures: SessionFigures) -> Iterator[Metric]:
     """What all sessions counted together."""
     rungs: dict[str, float] = {rung: figures.chunks[rung] for rung in RUNGS}
@@ -190,7 +222,12 @@ def buckets(values: Histogram) -> list[tuple[str, float]]:
     return [("+Inf" if bound is None else str(bound), count) for bound, count in values.cumulative()]
 
 
-def admin_app(sessions: Sessions, names: tuple[str, ...] = ()) -> web.Application:
+def admin_app(
+    sessions: Sessions,
+    names: tuple[str, ...] = (),
+    sources: Sources | None = None,
+    pushes: Mapping[str, Push] | None = None,
+) -> web.Application:
     """What the admin port of a server serves: for operators, not for clients. `names` are the server's public ones."""
     lag = LoopLag()
 
@@ -200,15 +237,19 @@ def admin_app(sessions: Sessions, names: tuple[str, ...] = ()) -> web.Applicatio
         task.cancel()
         await asyncio.wait([task])
 
-    app = metrics_app(SessionsCollector(sessions, lag), names)
+    collectors: list[Collector] = [SessionsCollector(sessions, lag)]
+    if sources is not None:
+        collectors.append(RelaysCollector(sources, pushes or {}))
+    app = metrics_app(collectors, names)
     app.cleanup_ctx.append(watch_the_loop)
     return app
 
 
-def metrics_app(collector: Collector, names: tuple[str, ...] = ()) -> web.Application:
-    """`GET /metrics` with what `collector` reads, for whoever calls it by an address or one of the public `names`."""
+def metrics_app(collectors: Iterable[Collector], names: tuple[str, ...] = ()) -> web.Application:
+    """`GET /metrics` with what `collectors` read, for whoever calls it by an address or one of the public `names`."""
     registry = CollectorRegistry()
-    registry.register(collector)
+    for collector in collectors:
+        registry.register(collector)
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))

@@ -6,32 +6,28 @@ Neither client needs to know of us: no JSON, no data channel, candidates by PATC
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from aiohttp import web
 
 from server.api.access import asks_of
 from server.api.bodies import merged_solver, read_body, sdp_limits, validate
 from server.api.guards import CROSS_ORIGIN, is_cross_origin
-from server.api.keys import SESSIONS, STREAMS, Handler
+from server.api.keys import SESSIONS, SOURCES, STREAMS, Handler
 from server.refusals import Refusal
-from server.sessions.config import SessionConfig
+from server.sessions.config import WORDS, SessionConfig, from_words
 from server.sessions.streams import Player, Stream, Streams
 from server.webrtc.candidates import parse_fragment
 from server.webrtc.ice_servers import ice_servers
 from server.webrtc.offer import Offer, Purpose, parse_offer
+from server.webrtc.peer import PeerConnection
 from server.webrtc.sdp_lines import SdpLimits
 
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-CONFIG_QUERY = ("operator", "mode", "size", "fps", "seed", "record", "tier")
-QUERY_NUMBERS = {"fps", "seed"}
-NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.A)
 
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -76,6 +72,7 @@ async def publish(request: web.Request) -> web.Response:
 async def watch(request: web.Request) -> web.Response:
     """A new WHEP session. It speaks the publisher's sound or none."""
     streams, name = request.app[STREAMS], stream_name(request)
+    await request.app[SOURCES].want(name)
     stream = streams.published(name)
     offer = await read_offer(request, "play", sound_codec(stream))
     player, answer = await streams.watch(name, offer, asks_of(request))
@@ -89,6 +86,7 @@ async def trickle(request: web.Request) -> web.Response:
         raise unsupported_type(request, FRAGMENT)
     fragment = parse_fragment(await read_text(request), limits(request))
     offer, pc = (player.offer, player.pc) if player else (stream.offer, stream.session.pc)
+    assert offer is not None and isinstance(pc, PeerConnection), "a source has no client, so no client knows its id"
     if fragment.ufrag is not None and fragment.ufrag != offer.ufrag:
         raise Refusal(422, "no_ice_restart", "ICE cannot be restarted here: open a new session")
     await pc.add_candidates(fragment, offer.sections[0].mid)
@@ -150,35 +148,17 @@ def find(request: web.Request) -> tuple[Stream, Player | None]:
 def session_config(request: web.Request) -> SessionConfig:
     """The session that the query asks for, as in `?operator=inpainting&fps=24`; the rest is default."""
     sessions = request.app[SESSIONS]
-    unknown = set(request.query) - set(CONFIG_QUERY)
+    unknown = set(request.query) - set(WORDS)
     if unknown:
-        expected = ", ".join(CONFIG_QUERY)
+        expected = ", ".join(WORDS)
         raise Refusal(422, "bad_setting", f"the query may have {expected}, not {sorted(unknown)[0][:40]!r}")
-    fields: dict[str, Any] = {"fps": sessions.settings.fps, **request.query}
-    asked = {"tier": fields.pop("tier")} if "tier" in fields else {}
-    fields["solver"] = merged_solver(sessions.solver, asked, sessions.settings.model).model_dump(mode="json")
-    if "operator" in fields:
-        fields["operator"] = operator_fields(fields["operator"])
-    for name in QUERY_NUMBERS & fields.keys():
-        fields[name] = number(fields[name])
-    return validate(SessionConfig, fields)
-
-
-def number(text: Any) -> Any:
-    """A number in a query; what is none stays as it is, for the validation to name it."""
-    if not isinstance(text, str) or not NUMBER.fullmatch(text):
-        return text
-    return float(text) if "." in text else int(text)
-
-
-def operator_fields(text: str) -> Any:
-    """An operator in a query: its kind, or its JSON."""
-    if not text.startswith("{"):
-        return {"kind": text}
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "bad_json", f"operator is not JSON: {error}") from error
+        said = from_words(request.query)
+    except ValueError as error:
+        raise Refusal(400, "bad_json", str(error)) from error
+    asked = {"tier": said.pop("tier")} if "tier" in said else {}
+    solver = merged_solver(sessions.solver, asked, sessions.settings.model).model_dump(mode="json")
+    return validate(SessionConfig, {"fps": sessions.settings.fps, "solver": solver, **said})
 
 
 async def read_offer(request: web.Request, purpose: Purpose, sound: str = "") -> Offer:
@@ -189,7 +169,7 @@ async def read_offer(request: web.Request, purpose: Purpose, sound: str = "") ->
 
 def sound_codec(stream: Stream) -> str:
     """The codec of the publisher's sound; "none" fits no player."""
-    section = stream.offer.section("audio") if stream.sound else None
+    section = stream.offer.section("audio") if stream.offer and stream.sound else None
     return section.codecs[0].name if section else "none"
 
 

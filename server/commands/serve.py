@@ -15,6 +15,8 @@ from core.models.table import choose
 from server.commands.flags import add_settings, given, words
 from server.settings import Settings, read_settings
 
+NAMED = ("source", "push")
+"""settings that are tables of addresses by name"""
 MODEL = "model."
 """before the name of a setting of the model"""
 
@@ -22,6 +24,9 @@ MODEL = "model."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with the settings below")
     add_settings(parser, Settings)
+    for name in NAMED:
+        words_of = words(Settings.model_fields[name])
+        parser.add_argument(f"--{name}", action="append", metavar="NAME=ADDRESS", help=f"{words_of}; may be repeated")
     group = parser.add_argument_group("model settings")
     for config in CONFIGS:
         for name, field in config.model_fields.items():

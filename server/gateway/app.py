@@ -67,7 +67,7 @@ async def administered(settings: GatewaySettings, app: web.Application) -> Async
     if settings.admin_port is None:
         yield
         return
-    admin = metrics_app(overview.GatewayCollector(app[GATEWAY]), settings.public_host)
+    admin = metrics_app([overview.GatewayCollector(app[GATEWAY])], settings.public_host)
     async with bound(admin, settings.admin_host, settings.admin_port) as address:
         logger.info("metrics at %s/metrics", address)
         yield

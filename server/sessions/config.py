@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -14,6 +17,30 @@ from core.operators.config import OperatorConfig, SuperResolutionConfig
 from server.media.recording import Record
 from server.settings import Settings
 from server.values import Size
+
+WORDS = ("operator", "mode", "size", "fps", "seed", "record", "tier")
+"""what may be said of a session in words, as in a query; the tier is the solver's"""
+NUMBERS = {"fps", "seed"}
+NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,15})?", re.A)
+
+
+def from_words(words: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a SessionConfig that are given in words; an operator is its kind, or its JSON.
+
+    What is no number where one is expected stays as it is, for the validation to name it. Raises ValueError.
+    """
+    return {name: from_word(name, value) if isinstance(value, str) else value for name, value in words.items()}
+
+
+def from_word(name: str, text: str) -> Any:
+    if name == "operator":
+        try:
+            return json.loads(text) if text.startswith("{") else {"kind": text}
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"operator is not JSON: {error}") from error
+    if name in NUMBERS and NUMBER.fullmatch(text):
+        return float(text) if "." in text else int(text)
+    return text
 
 
 class SessionState(enum.Enum):

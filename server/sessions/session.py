@@ -26,7 +26,6 @@ from server.sessions.outlet import Outlet, ReportChannel
 from server.sessions.telemetry import EndCode, SessionFigures
 from server.settings import Settings
 from server.webrtc.config import Arrival
-from server.webrtc.peer import PeerConnection
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +41,21 @@ CLOSE_TIMEOUT = 10.0
 
 Trace = Callable[[dict[str, Any]], None]
 """takes the report of a chunk, to trace it"""
+
+
+class Connection(Protocol):
+    """Where a session's video comes from: a client's peer connection, or a source that the server pulls."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why its pictures are refused, in one sentence; None when they are not."""
+        ...
+
+    def counters(self) -> dict[str, Any]:
+        """What happened on the way so far, for the session's report."""
+        ...
+
+    async def close(self) -> None: ...
 
 
 class Host(Protocol):
@@ -61,13 +75,13 @@ class Host(Protocol):
 
 
 class Session:
-    """A peer connection that owns one stream.
+    """A connection that owns one stream.
 
     A frame's way: `_drain` > `Intake.accept` > `_feed` > `Intake.fill` > `_send_off` > the host, and back:
     `deliver` or `pass_through` > `Outlet`. It has more than 25 methods because each event of a session's life is one.
     """
 
-    def __init__(self, session_id: str, config: SessionConfig, settings: Settings, pc: PeerConnection, host: Host):
+    def __init__(self, session_id: str, config: SessionConfig, settings: Settings, pc: Connection, host: Host):
         self.id = session_id
         self.config = config
         """what the chunk that is filling is restored with"""
@@ -142,7 +156,7 @@ class Session:
         if self.trace is not None:
             self.trace(report)
 
-    def resume(self, pc: PeerConnection) -> None:
+    def resume(self, pc: Connection) -> None:
         """Goes on over `pc`, whose track `start` has taken in, in place of a connection that was lost."""
         replaced, self.pc = self.pc, pc
         self._dialled, self._connected, self._last_frame = clock(), None, None
@@ -151,7 +165,7 @@ class Session:
         self.figures.wire.update(counted(replaced))
         self._farewells.append(asyncio.get_running_loop().create_task(hang_up(replaced)))
 
-    def on_connection(self, pc: PeerConnection, state: str) -> None:
+    def on_connection(self, pc: Connection, state: str) -> None:
         """A peer connection changed its state; one that was replaced is ignored."""
         if pc is not self.pc:
             return
@@ -349,8 +363,8 @@ class Session:
         }
 
 
-async def hang_up(pc: PeerConnection) -> None:
-    """Closes a peer connection, within CLOSE_TIMEOUT."""
+async def hang_up(pc: Connection) -> None:
+    """Closes a connection, within CLOSE_TIMEOUT."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await pc.close()
@@ -358,7 +372,7 @@ async def hang_up(pc: PeerConnection) -> None:
         logger.warning("a peer connection did not close: %r", error)
 
 
-def counted(pc: PeerConnection) -> dict[str, int]:
+def counted(pc: Connection) -> dict[str, int]:
     """What happened to the packets of a connection so far: those of its counters that only grow."""
     counters = pc.counters()
     return {name: counters[name] for name in WIRE if name in counters}

@@ -29,7 +29,7 @@ from server.sessions.devices import Devices
 from server.sessions.dispatch import Dispatch
 from server.sessions.negotiation import negotiate, rtc_config
 from server.sessions.pace import CHANGE_RATE, RESUME_RATE, Pace
-from server.sessions.session import Session, counted
+from server.sessions.session import Connection, Session, counted
 from server.sessions.telemetry import LIVES, EndCode, Histogram, SessionFigures
 from server.sessions.traces import tracer_of
 from server.sessions.waiting import WaitingList
@@ -106,26 +106,30 @@ class Sessions:
 
         `returns`: the restored video goes back to the same client; else others play `session.outlet.broadcast`.
         """
-        asks = asks or Asks()
-        check(config, self.settings)
-        self._check_quotas(config, asks)
-        session_id = self.new_id()
-        SESSION.set(public(session_id))
-        self._reserve(session_id, config, asks)
-        self.quotas.open(session_id, asks.quotas)
+        session_id = await self._admit(config, asks or Asks())
         try:
-            await self.checks.check(config.operator, config.size)
-            session = self._new_session(session_id, config, asks.pixels)
+            pc = PeerConnection(rtc_config(self.settings, config.fps))
+            session = self._new_session(session_id, config, pc, asks.pixels if asks else None)
             try:
-                answer = await self._answer(session, session.pc, offer, returns)
+                answer = await self._answer(session, pc, offer, returns)
             except BaseException:
                 await session.close("the offer could not be answered")
                 raise
-            self._record(session, offer)
+            sound = offer.section("audio")
+            self._record(session, sound.codecs[0].name if sound and sound.direction != "inactive" else None)
             return Opened(session, answer)
         except BaseException:
             self._release(session_id)
             raise
+
+    async def take_in(self, connection: Connection, track: MediaStreamTrack, config: SessionConfig) -> Session:
+        """A new session for video that the server fetches itself: others play it. Raises Refusal."""
+        session_id = await self._admit(config, Asks())
+        session = self._new_session(session_id, config, connection, None)
+        self._record(session, None)
+        session.start(track)
+        session.on_connection(connection, "connected")
+        return session
 
     async def resume(self, session_id: str, offer: Offer, asks: Asks | None = None) -> Opened:
         """Answers an offer of a client that lost its connection: the session, its stream and its cache go on.
@@ -246,6 +250,21 @@ class Sessions:
 
     # --- opening ----------------------------------------------------------------------------------
 
+    async def _admit(self, config: SessionConfig, asks: Asks) -> str:
+        """Takes a place for a new session, and returns its id. Raises Refusal."""
+        check(config, self.settings)
+        self._check_quotas(config, asks)
+        session_id = self.new_id()
+        SESSION.set(public(session_id))
+        self._reserve(session_id, config, asks)
+        self.quotas.open(session_id, asks.quotas)
+        try:
+            await self.checks.check(config.operator, config.size)
+        except BaseException:
+            self._release(session_id)
+            raise
+        return session_id
+
     def _check_quotas(self, config: SessionConfig, asks: Asks) -> None:
         """Refuses what whoever asks may not have, or not now."""
         if asks.pixels is not None and config.size is not None and config.size[0] * config.size[1] > asks.pixels:
@@ -307,8 +326,7 @@ class Sessions:
         self._paces.pop(session_id, None)
         self.devices.release(session_id, asyncio.get_running_loop().time())
 
-    def _new_session(self, session_id: str, config: SessionConfig, pixels: int | None) -> Session:
-        pc = PeerConnection(rtc_config(self.settings, config.fps))
+    def _new_session(self, session_id: str, config: SessionConfig, pc: Connection, pixels: int | None) -> Session:
         most = min(self.settings.max_pixels, pixels or self.settings.max_pixels)
         settings = self.settings.model_copy(update={"max_pixels": most})
         session = Session(session_id, config, settings, pc, self.devices)
@@ -319,13 +337,11 @@ class Sessions:
         self.opened_total += 1
         return session
 
-    def _record(self, session: Session, offer: Offer) -> None:
-        """Begins to keep the session, when its client asked for that."""
+    def _record(self, session: Session, sound: str | None) -> None:
+        """Begins to keep the session, when that was asked for; `sound` is the codec of its sound."""
         directory, config = self.settings.recordings, session.config
         if config.record != "nothing" and directory is not None:
-            sound = offer.section("audio")
-            codec = sound.codecs[0].name if sound and sound.direction != "inactive" else None
-            session.outlet.recording = Recording(directory, config.record, config.fps, codec)
+            session.outlet.recording = Recording(directory, config.record, config.fps, sound)
 
     async def _answer(self, session: Session, pc: PeerConnection, offer: Offer, returns: bool) -> str:
         """Answers an offer of a session's client. An offer that fails leaves the session as it was."""

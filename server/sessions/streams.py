@@ -9,12 +9,14 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiortc import MediaStreamTrack
+
 from server.media.broadcast import Broadcast, PlayerTrack
 from server.quotas import Quota, Quotas
 from server.refusals import Asks, Refusal
 from server.sessions.config import SessionConfig, SessionState
 from server.sessions.negotiation import negotiate, rtc_config
-from server.sessions.session import Session
+from server.sessions.session import Connection, Session
 from server.sessions.sessions import Sessions
 from server.settings import Settings
 from server.webrtc.offer import Offer
@@ -40,16 +42,19 @@ class Player:
 
 @dataclass(eq=False)
 class Stream:
-    """What one WHIP client publishes, restored, and who watches it."""
+    """What one WHIP client publishes or a source gives, restored, and who watches it."""
 
     name: str
     session: Session
-    offer: Offer
+    offer: Offer | None
+    """the publisher's; a source has none"""
     video: Broadcast
     sound: Broadcast | None
     classes: QualityClasses
     """the encoders of its players"""
     players: dict[str, Player] = field(default_factory=dict)
+    pushes: int = 0
+    """other servers that it is pushed to"""
 
 
 class Streams:
@@ -57,6 +62,8 @@ class Streams:
 
     def __init__(self, sessions: Sessions):
         self.sessions = sessions
+        self.reserved: frozenset[str] = frozenset()
+        """names that nobody may publish: the server's own sources have them"""
         self.settings: Settings = sessions.settings
         self._streams: dict[str, Stream | None] = {}
         self._places = Quotas()
@@ -67,20 +74,30 @@ class Streams:
 
     async def publish(self, name: str, offer: Offer, config: SessionConfig, asks: Asks) -> tuple[Stream, str]:
         """Opens a session for `name`, and its answer. The name is taken before anything is awaited."""
+        if name in self.reserved:
+            raise Refusal(409, "name_taken", f"{name!r} is a source of the server itself")
         self._claim(name)
         try:
             opened = await self.sessions.open(offer, config, returns=False, asks=asks)
         except BaseException:
             del self._streams[name]
             raise
-        session = opened.session
+        return self._begin(name, opened.session, offer), opened.answer
+
+    async def take_in(
+        self, name: str, connection: Connection, track: MediaStreamTrack, config: SessionConfig
+    ) -> Stream:
+        """Opens a session for the source `name`, which must have no stream. Raises Refusal."""
+        return self._begin(name, await self.sessions.take_in(connection, track, config), None)
+
+    def _begin(self, name: str, session: Session, offer: Offer | None) -> Stream:
         sound = Broadcast(session.outlet.sound, PLAYER_PACKETS) if session.outlet.sound else None
-        key_every, clock = rtc_config(self.settings, config.fps).key_frame_every, asyncio.get_running_loop().time
-        classes = QualityClasses(config.fps, key_every, clock)
+        fps, clock = session.config.fps, asyncio.get_running_loop().time
+        classes = QualityClasses(fps, rtc_config(self.settings, fps).key_frame_every, clock)
         stream = Stream(name, session, offer, session.outlet.broadcast, sound, classes)
         self._streams[name] = stream
         self._spawn(self._play(stream))
-        return stream, opened.answer
+        return stream
 
     def _claim(self, name: str) -> None:
         """Takes the name, from a publisher that has gone silent if need be."""
@@ -188,7 +205,12 @@ class Streams:
         stream = self._streams.get(name)
         if stream is not None and not self._lives(stream):
             stream = None
-        if stream is not None and kind == "whip" and is_same_id(stream.session.id, resource):
+        if (
+            stream is not None
+            and stream.offer is not None
+            and kind == "whip"
+            and is_same_id(stream.session.id, resource)
+        ):
             return stream, None
         if stream is not None and kind == "whep" and resource in stream.players:
             return stream, stream.players[resource]

@@ -58,10 +58,19 @@ LIVES = (1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 """seconds that sessions live"""
 
 EndCode = Literal[
-    "client", "connection", "timeout", "full", "taken_over", "chunk_failed", "device_lost", "shutdown", "fault"
+    "client",
+    "connection",
+    "timeout",
+    "full",
+    "taken_over",
+    "unwatched",
+    "chunk_failed",
+    "device_lost",
+    "shutdown",
+    "fault",
 ]
 """why a session ended: `connection` failed or was closed, `timeout` of any deadline, `full`: too large to be carried,
-`fault` of ours"""
+`unwatched`: a source that nobody plays any more, `fault` of ours"""
 END_CODES: tuple[EndCode, ...] = get_args(EndCode)
 
 
