@@ -5,15 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from core.clip import decoded
+from core.errors import UsageError
 from core.training.sources import Clip, Footage, Photograph, Source, Wander
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
@@ -29,8 +31,10 @@ SHORTEST = 24
 
 
 def read_clip(path: Path) -> Clip:
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    """The frames of a video, to where their size changes. Raises UsageError for a file of which none decodes."""
+    frames = (frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False) for frame in decoded(path))
+    first = next(frames)
+    return np.stack([first, *takewhile(lambda pixels: pixels.shape == first.shape, frames)])
 
 
 def halve(clip: Clip) -> Clip:
@@ -107,19 +111,35 @@ class Library:
         raise ValueError(f"expected pictures of at least {size} x {size} pixels and clips of {SHORTEST} frames")
 
 
-def load_library(videos: Iterable[Path], photos: Iterable[Path], cache: Path, seed: int = 0) -> Library:
+def load_library(
+    videos: Iterable[Path], photos: Iterable[Path], cache: Path, seed: int = 0, say: Callable[[str], None] = print
+) -> Library:
     """Footage shrunk, some of it at its own size, photographs, and procedural scenes (those alone, where nothing is
-    given). What is decoded is kept in the folder `cache`.
+    given). What is decoded is kept in the folder `cache`. What cannot be read is left out, and `say` hears why.
     """
     rng = random.Random(seed)
     clips = [path for folder in videos for path in listed(folder, VIDEOS)]
     pictures = [path for folder in photos for path in listed(folder, PHOTOS)]
-    small = [cached(kept_at(path, cache), partial(read_small, path)) for path in clips]
-    native = [cached(kept_at(path, cache, "_native"), partial(read_native, path)) for path in clips]
-    photographs = [cached(kept_at(path, cache), partial(read_photo, path)) for path in pictures]
-    count = SCENES if not clips and not photographs else SCENES // 5
+    small = readable(clips, lambda path: cached(kept_at(path, cache), partial(read_small, path)), say)
+    kept = [path for path in clips if kept_at(path, cache).exists()]
+    native = [cached(kept_at(path, cache, "_native"), partial(read_native, path)) for path in kept]
+    photographs = readable(pictures, lambda path: cached(kept_at(path, cache), partial(read_photo, path)), say)
+    count = SCENES if not small and not photographs else SCENES // 5
     scenes = [cached(cache / f"scene{i}.npy", lambda: procedural(64, 240, 416, rng)) for i in range(count)]
     return Library([(0.50, small), (0.10, native), (0.36, photographs), (0.04, scenes)])
+
+
+def readable(
+    paths: Iterable[Path], read: Callable[[Path], npt.NDArray[np.uint8]], say: Callable[[str], None]
+) -> list[npt.NDArray[np.uint8]]:
+    """What `read` makes of the files that it can read."""
+    found = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except UsageError as error:
+            say(f"left out: {error}")
+    return found
 
 
 def kept_at(path: Path, cache: Path, ending: str = "") -> Path:
@@ -139,10 +159,10 @@ def listed(folder: Path, endings: tuple[str, ...]) -> list[Path]:
 
 
 def read_photo(path: Path) -> Photograph:
-    """Raises ValueError for a file that is not a picture."""
+    """Raises UsageError for a file that is not a picture."""
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     if pixels is None:
-        raise ValueError(f"{path} is not a picture")
+        raise UsageError(f"expected a picture in {path}, found none that decodes")
     return np.ascontiguousarray(pixels, np.uint8)
 
 

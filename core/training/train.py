@@ -85,14 +85,14 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self.folder = args, args.run
         self.folder.mkdir(parents=True, exist_ok=True)
-        library = load_library(args.videos, args.photos, args.cache, args.seed)
+        self.say = partial(print, file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
+        library = load_library(args.videos, args.photos, args.cache, args.seed, self.say)
         (codec, net), (_, ema) = (self._weights() for _ in range(2))
         net.requires_grad_(True)
         sharp = Sharp(perceptual(args.sharp), args.sharp_weight, args.sharp_share) if args.sharp else None
         self.trainer = Trainer(codec, net, ema, library, args.batch, args.seed, sharp)
         self.minutes = self._resume()
         self.validation = load_validation(args.validate) if args.validate else {}
-        self.say = partial(print, file=sys.stderr if args.json == "-" else sys.stdout, flush=True)
 
     def _weights(self) -> tuple[TinyCodec, TinyDenoiser]:
         if self.args.shipped:

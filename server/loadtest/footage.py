@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-import av
 import numpy as np
 import numpy.typing as npt
+from av import VideoFrame
 from av.error import FFmpegError
 
+from core.clip import decoded
 from core.errors import UsageError
 
 Yuv = npt.NDArray[np.uint8]
@@ -72,23 +72,17 @@ class Clip:
 
     def __init__(self, path: Path, width: int, height: int):
         try:
-            self._frames = list(islice(_decode(path, width, height), CLIP_FRAMES))
+            frames = islice(decoded(path), CLIP_FRAMES)
+            self._frames = [picture_of(frame, width, height) for frame in frames]
         except (FFmpegError, OSError, ValueError) as error:
             raise UsageError(f"cannot read the clip {path}: {error}") from error
-        if not self._frames:
-            raise UsageError(f"the clip {path} holds no picture")
 
     def __call__(self, number: int) -> Yuv:
         return self._frames[round(_bounce(number, len(self._frames) - 1))].copy()
 
 
-def _decode(path: Path, width: int, height: int) -> Iterator[Yuv]:
-    with av.open(f"file:{path}", "r", metadata_errors="replace") as container:
-        if not container.streams.video:
-            return
-        for frame in container.decode(video=0):
-            picture = frame.reformat(width, height, "yuv420p", interpolation="AREA").to_ndarray()
-            yield picture.astype(np.uint8, copy=False)
+def picture_of(frame: VideoFrame, width: int, height: int) -> Yuv:
+    return frame.reformat(width, height, "yuv420p", interpolation="AREA").to_ndarray().astype(np.uint8, copy=False)
 
 
 def _bounce(position: float, length: float) -> float:

@@ -3,13 +3,15 @@
 import argparse
 import random
 
+import av
 import numpy as np
 import pytest
 import torch
 
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
-from core.training.data import Library, cached, halve, procedural
+from core.training import data
+from core.training.data import Library, cached, halve, load_library, procedural, read_clip
 from core.training.sources import Footage, Wander
 from core.training.streams import MIX, draw_lost, draw_stream
 from core.training.train import add_arguments, run, scheduled
@@ -40,6 +42,46 @@ def test_clips_that_lie_in_files_are_read_without_a_warning(tmp_path):
     drawn = [Footage(source, 64, random.Random(1)).read(9) for source in (mapped, clip)]
     assert torch.equal(*drawn)
     assert Wander(mapped[0], 32, random.Random(1)).read(2).shape == (2, 3, 32, 32)
+
+
+def written(path, frames=30):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=16, options={"preset": "ultrafast", "g": "10"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for picture in procedural(frames, 64, 96, random.Random(0)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def test_what_cannot_be_read_is_left_out_and_told_and_the_rest_is_used(tmp_path, monkeypatch):
+    """One damaged clip ended the whole run."""
+    videos, photos = tmp_path / "videos", tmp_path / "photos"
+    videos.mkdir()
+    photos.mkdir()
+    written(videos / "good.mp4")
+    whole = (videos / "good.mp4").read_bytes()
+    (videos / "cut.mkv").write_bytes(b"")
+    (videos / "noise.mp4").write_bytes(whole[: len(whole) // 2])  # its index stood at the end
+    (photos / "bad.png").write_bytes(b"no picture")
+    monkeypatch.setattr(data, "SCENES", 5)
+    said = []
+    library = load_library([videos], [photos], tmp_path / "cache", say=said.append)
+    assert [line.partition(":")[0] for line in said] == ["left out"] * 3
+    assert [name for name in ("cut.mkv", "noise.mp4", "bad.png") if any(name in line for line in said)] == [
+        "cut.mkv",
+        "noise.mp4",
+        "bad.png",
+    ]
+    assert [len(items) for _, items in library.groups] == [1, 1, 1]
+
+
+def test_the_damaged_part_of_a_clip_is_left_out(tmp_path):
+    written(tmp_path / "clip.ts", frames=40)
+    whole = bytearray((tmp_path / "clip.ts").read_bytes())
+    whole[len(whole) // 3 : len(whole) // 2] = bytes(len(whole) // 2 - len(whole) // 3)
+    (tmp_path / "clip.ts").write_bytes(whole)
+    clip = read_clip(tmp_path / "clip.ts")
+    assert clip.shape[1:] == (64, 96, 3) and 10 < len(clip) < 40
 
 
 def test_footage_goes_to_and_fro_without_a_jump():
