@@ -18,25 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import aiohttp
 import av
 import numpy as np
-from aiortc import (
-    MediaStreamTrack,
-    RTCBundlePolicy,
-    RTCConfiguration,
-    RTCDataChannel,
-    RTCPeerConnection,
-    RTCSessionDescription,
-)
+from aiortc import MediaStreamTrack, RTCPeerConnection
 from aiortc.codecs import vpx
 from aiortc.mediastreams import MediaStreamError
+from avis_client.session import Refused, Report, Session, Unreachable
 from pydantic import Field
 
 from core.config import Config
 from server.loadtest.footage import Clip, Footage, SyntheticScene, Yuv
 from server.loadtest.frame_code import Luma, code_height, draw_code, read_code, unwrap
-from server.refusals import Refusal
 
 CLOCK_RATE = 90_000
 """ticks per second of a video timestamp"""
@@ -129,16 +121,14 @@ class Client:
         self._footage = footage
         self._tell = tell
         self._source = SourceTrack(footage, config)
-        self._pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._session = Session(config.url, on_report=self._hear, relays=False)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connected = asyncio.Event()
         self._over = asyncio.Event()
         self._last: int | None = None
         """the last frame that counts; those sent after it only push it out of the server's chunks"""
         self._complete = asyncio.Event()
         self._back: list[list[Any]] = []
         self._unreadable = 0
-        self._asked: float | None = None
         self.waited: float | None = None
         """seconds from the offer to the first frame that came back"""
         self.reached = "no answer to the offer"
@@ -147,25 +137,19 @@ class Client:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs the session until its time is over, `stop` is set, or the server ends it."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
-            try:
-                location = await self._open(http)
-            except BaseException:
-                await self._pc.close()
-                raise
-            try:
-                await self._stream(stop)
-            finally:
-                await self._close(http, location)
+        try:
+            await self._open()
+        except BaseException:
+            await self._session.close()
+            raise
+        try:
+            await self._stream(stop)
+        finally:
+            await self._close()
 
-    async def _open(self, http: aiohttp.ClientSession) -> str:
-        config, pc = self._config, self._pc
-        pc.addTrack(self._source)  # before the channel: aiortc bundles with what came first
-        self._listen(pc.createDataChannel("report"))
-        await pc.setLocalDescription(await pc.createOffer())
-        body = {
-            "sdp": pc.localDescription.sdp,
-            "type": "offer",
+    async def _open(self) -> None:
+        config = self._config
+        body: dict[str, Any] = {
             "mode": "simulate",
             "operator": config.operator,
             "solver": config.solver,
@@ -174,42 +158,24 @@ class Client:
         }
         if config.model is not None:
             body["model"] = config.model
-        self._asked = time.monotonic()
-        async with http.post(f"{config.url}/sessions", json=body) as response:
-            answer = await response.json()
-            if response.status != 201:
-                raise refusal_of(response, answer.get("error", {}))
-        self._tell({"event": "opened", "id": answer["id"], "at": time.monotonic()})
-        await pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
-        return f"{config.url}/sessions/{answer['id']}"
+        session_id = await self._session.open(self._source, body)
+        self._tell({"event": "opened", "id": session_id, "at": time.monotonic()})
+        self._start(self._receive())
 
-    def _listen(self, channel: RTCDataChannel) -> None:
-        @channel.on("message")
-        def on_message(message: str) -> None:
-            self._tell({"event": "report", "at": time.monotonic(), "report": json.loads(message)})
-
-        @self._pc.on("track")
-        def on_track(track: MediaStreamTrack) -> None:
-            self._start(self._receive(track))
-
-        @self._pc.on("connectionstatechange")
-        def on_state() -> None:
-            if self._pc.connectionState == "connected":
-                self._connected.set()
-            elif self._pc.connectionState in ("failed", "closed"):
-                self._over.set()
+    def _hear(self, report: Report) -> None:
+        self._tell({"event": "report", "at": time.monotonic(), "report": report})
 
     async def _stream(self, stop: asyncio.Event) -> None:
         async with asyncio.timeout(self._config.connect_timeout):
-            await self._connected.wait()
+            await self._session.connected.wait()
         self._start(self._report())
-        await first(self._config.seconds, stop, self._over)
+        await first(self._config.seconds, stop, self._over, self._session.over)
         if self._config.misbehaviour == "vanish":
             os._exit(0)
         self._last = self._source.newest
         self._flush()
         self._tell({"event": "stopping", "at": time.monotonic(), "last": self._last})
-        await first(self._config.linger, stop, self._over, self._complete)
+        await first(self._config.linger, stop, self._over, self._session.over, self._complete)
 
     def why_nothing(self) -> str:
         """Why no frame came back over a connection that stood."""
@@ -217,22 +183,21 @@ class Client:
             return f"the server ended the session ({self.reached})"
         return f"no frame within {self._config.seconds:g} s ({self.reached})"
 
-    async def _close(self, http: aiohttp.ClientSession, location: str) -> None:
-        self.reached = steps(self._pc)
+    async def _close(self) -> None:
+        self.reached = steps(self._session.pc)
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
         self._flush()
-        async with http.delete(location) as response:
-            self.ended_by_server = response.status == 404  # before we did
+        self.ended_by_server = await self._session.close()
         self._tell({"event": "end", "at": time.monotonic(), "ended_by_server": self.ended_by_server})
-        await self._pc.close()
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
-    async def _receive(self, track: MediaStreamTrack) -> None:
+    async def _receive(self) -> None:
         """Reads what comes back until the track ends."""
+        track = await self._session.track
         while True:
             try:
                 frame = await track.recv()
@@ -248,8 +213,8 @@ class Client:
             self._unreadable += 1
             return
         number = unwrap(code.number, self._source.newest)
-        if self.waited is None and self._asked is not None:
-            self.waited = now - self._asked
+        if self.waited is None and self._session.asked is not None:
+            self.waited = now - self._session.asked
         if self._config.visits:
             self._over.set()
         if self._last is not None and number >= self._last:
@@ -289,12 +254,6 @@ class Client:
 
     def _start(self, coroutine: Any) -> None:
         self._tasks.add(asyncio.get_running_loop().create_task(coroutine))
-
-
-def refusal_of(response: aiohttp.ClientResponse, error: dict[str, Any]) -> Refusal:
-    """Why the server opened no session, in its own words."""
-    message, retry_after = error.get("message", f"HTTP {response.status}"), response.headers.get("Retry-After")
-    return Refusal(response.status, error.get("code", ""), message, float(retry_after) if retry_after else None)
 
 
 def numbered(footage: Footage, number: int, config: ClientConfig) -> Yuv:
@@ -378,16 +337,17 @@ async def session(config: ClientConfig, footage: Footage, stop: asyncio.Event) -
     try:
         await client.run(stop)
         reason = client.why_nothing()
-    except Refusal as refusal:
-        told = {"status": refusal.status, "code": refusal.code, "reason": refusal.message}
-        tell({"event": "refused", **told, "retry_after": refusal.retry_after})
+    except Refused as refusal:
+        retry_after = float(refusal.retry_after) if refusal.retry_after else None
+        told = {"status": refusal.status, "code": refusal.code, "reason": str(refusal), "retry_after": retry_after}
+        tell({"event": "refused", **told})
         reason = f"refused: {refusal.status} {refusal.code}"
     except TimeoutError:
         reason = f"not connected within {config.connect_timeout:g} s ({client.reached})"
         tell({"event": "failed", "reason": reason})
-    except aiohttp.ClientError as error:
-        reason = f"no answer to HTTP: {type(error).__name__}"
-        tell({"event": "failed", "reason": f"{config.url}: {error}"})
+    except Unreachable as error:
+        reason = f"no answer to HTTP: {type(error.__cause__).__name__}"
+        tell({"event": "failed", "reason": str(error)})
     return client.waited, reason if client.waited is None else None
 
 

@@ -49,7 +49,7 @@ def test_every_package_is_in_the_wheel():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     inits = [path for top in ("core", "server") for path in (ROOT / top).rglob("__init__.py")]
     found = {".".join(path.parent.relative_to(ROOT).parts) for path in inits}
-    assert set(listed) == found | {"web"}
+    assert set(listed) == found | {"avis_client", "web"}
 
 
 # --- the image -----------------------------------------------------------------------------------
