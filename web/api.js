@@ -8,43 +8,72 @@ export class ServerError extends Error {
   }
 }
 
-let token = null;
+/** One server. `base` is its address, empty for the one that the page came from; `token` is shown where it asks for one. */
+export class Server {
+  constructor(base = "", token = null) {
+    Object.assign(this, { base: base.replace(/\/$/, ""), token });
+  }
 
-/** Shows `given` with every request, to a server that asks for one. */
-export const showToken = (given) => (token = given);
+  getModels() {
+    return this.#call("GET", "/models");
+  }
 
-export const getModels = () => call("GET", "/models");
-export const getOperators = () => call("GET", "/operators");
-export const getIceServers = async (signal) => (await call("GET", "/ice", { signal })).iceServers;
-export const openSession = (offer, signal) => call("POST", "/sessions", { body: offer, signal });
-export const patchSession = (id, change) => call("PATCH", `/sessions/${id}`, { body: change });
+  getOperators() {
+    return this.#call("GET", "/operators");
+  }
 
-/** Ends a session even while the page goes away. */
-export const deleteSession = (id) => fetch(`/sessions/${id}`, { method: "DELETE", keepalive: true, headers: headers() });
+  async getIceServers(signal) {
+    return (await this.#call("GET", "/ice", { signal })).iceServers;
+  }
 
-/** Gives up a place in line, even while the page goes away. */
-export const leaveLine = (ticket) => fetch(`/queue/${ticket}`, { method: "DELETE", keepalive: true, headers: headers() });
+  openSession(offer, signal) {
+    return this.#call("POST", "/sessions", { body: offer, signal });
+  }
 
-/** Resolves when a model is warm; throws a retryable ServerError with the reason while none is. */
-export const askReady = (signal) => call("GET", "/readyz", { signal });
+  patchSession(id, change) {
+    return this.#call("PATCH", `/sessions/${id}`, { body: change });
+  }
 
-async function call(method, path, { body, signal } = {}) {
-  const response = await reach(path, {
-    method,
-    signal,
-    headers: headers(body),
-    body: body && JSON.stringify(body),
-  });
-  const answer = await readJson(response);
-  if (response.ok) return answer;
-  const error = answer?.error ?? { message: `The server answered ${response.status} to ${method} ${path}.` };
-  const wait = Number.parseFloat(response.headers.get("Retry-After"));
-  throw new ServerError(response.status, error, Number.isFinite(wait) ? wait : null, answer?.queue);
+  /** Ends a session even while the page goes away. */
+  deleteSession(id) {
+    return this.#leave(`/sessions/${id}`);
+  }
+
+  /** Gives up a place in line, even while the page goes away. */
+  leaveLine(ticket) {
+    return this.#leave(`/queue/${ticket}`);
+  }
+
+  /** Resolves when a model is warm; throws a retryable ServerError with the reason while none is. */
+  askReady(signal) {
+    return this.#call("GET", "/readyz", { signal });
+  }
+
+  #leave(path) {
+    return fetch(this.base + path, { method: "DELETE", keepalive: true, headers: this.#headers() });
+  }
+
+  async #call(method, path, { body, signal } = {}) {
+    const response = await reach(this.base + path, {
+      method,
+      signal,
+      headers: this.#headers(body),
+      body: body && JSON.stringify(body),
+    });
+    const answer = await readJson(response);
+    if (response.ok) return answer;
+    const error = answer?.error ?? { message: `The server answered ${response.status} to ${method} ${path}.` };
+    const wait = Number.parseFloat(response.headers.get("Retry-After"));
+    throw new ServerError(response.status, error, Number.isFinite(wait) ? wait : null, answer?.queue);
+  }
+
+  #headers(body) {
+    return { ...(this.token && { Authorization: `Bearer ${this.token}` }), ...(body && { "Content-Type": "application/json" }) };
+  }
 }
 
-function headers(body) {
-  return { ...(token && { Authorization: `Bearer ${token}` }), ...(body && { "Content-Type": "application/json" }) };
-}
+/** The server that the page came from. */
+export const here = new Server();
 
 async function reach(path, options) {
   try {

@@ -1,6 +1,6 @@
 /** Wires the page: controls, run, screen and figures around one state. */
 
-import { getModels, getOperators, ServerError, showToken } from "./api.js";
+import { here, ServerError } from "./api.js";
 import { Controls } from "./controls.js";
 import { Figures } from "./figures.js";
 import { Run } from "./run.js";
@@ -146,7 +146,7 @@ function listen() {
 
 /** The device is known when the model is loaded. */
 async function nameModel() {
-  showModel((await getModels()).models[0]);
+  showModel((await here.getModels()).models[0]);
 }
 
 function showModel({ name, device }) {
@@ -156,7 +156,7 @@ function showModel({ name, device }) {
 /** Fills the panel with what the server has, and says so where it has no answer. */
 async function offer() {
   try {
-    const [{ operators }, { models: [model] }] = [await getOperators(), await getModels()];
+    const [{ operators }, { models: [model] }] = [await here.getOperators(), await here.getModels()];
     controls.offer(operators, model);
     controls.putAddress(choicesOf(location.search));
     screen.choosePictures();
@@ -168,7 +168,7 @@ async function offer() {
   }
 }
 
-showToken(takeToken());
+here.token = takeToken();
 setTheme(localStorage.getItem("avis-theme"));
 listen();
 screen.attract();

@@ -1,6 +1,6 @@
 /** Keeps a session open: waits for a warm model, counts refusals down, resumes or opens anew with back-off. Knows no page. */
 
-import { askReady, leaveLine, ServerError } from "./api.js";
+import { here, ServerError } from "./api.js";
 import { Session, SessionEnd } from "./session.js";
 
 const LONGEST_WAIT = 15;
@@ -19,8 +19,9 @@ export class Keeper {
    * States: warming, connecting, resuming, connected (detail has `resumed`), waiting (detail has `seconds`, `refused`,
    * `lost`), failed.
    */
-  constructor(events) {
+  constructor(events, server = here) {
     this.events = events;
+    this.server = server;
     this.session = null;
     this.lost = null; // a session without a connection, which the server still keeps
     this.ticket = null; // the place in line before a full server, which forgets it by itself
@@ -51,7 +52,7 @@ export class Keeper {
 
   stop() {
     this.#end();
-    if (this.ticket) leaveLine(this.ticket).catch((error) => console.info(`DELETE /queue did not arrive: ${error.message}`));
+    if (this.ticket) this.server.leaveLine(this.ticket).catch((error) => console.info(`DELETE /queue did not arrive: ${error.message}`));
     this.ticket = null;
   }
 
@@ -65,7 +66,7 @@ export class Keeper {
   /** One connection from start to end; answers why it ended. */
   async #once(request, signal) {
     const { onReport, onStream } = this.events;
-    let session = (this.session = new Session({ onReport, onStream }));
+    let session = (this.session = new Session({ onReport, onStream, server: this.server }));
     let problem;
     try {
       await (this.lost ? this.#resume(session, request(), signal) : this.#open(session, request, signal));
@@ -89,7 +90,7 @@ export class Keeper {
 
   async #open(session, request, signal) {
     const { onState } = this.events;
-    await ready(signal, onState);
+    await ready(this.server, signal, onState);
     onState("connecting", {});
     try {
       await session.open(this.source.stream, { ...request(), queue: true, ...(this.ticket && { ticket: this.ticket }) }, signal);
@@ -124,7 +125,7 @@ export class Keeper {
   async #move(session, request, signal) {
     const { onReport, onStream } = this.events;
     let stream;
-    const next = new Session({ onReport: (report) => next === this.session && onReport(report), onStream: (came) => (stream = came) });
+    const next = new Session({ server: this.server, onReport: (report) => next === this.session && onReport(report), onStream: (came) => (stream = came) });
     try {
       await next.open(this.source.stream, { ...request, resume: session.id }, signal);
       await next.pictured();
@@ -170,10 +171,10 @@ function isExpected(error, signal) {
 }
 
 /** Waits until the server says that a model is warm. */
-async function ready(signal, onState) {
+async function ready(server, signal, onState) {
   while (true) {
     try {
-      return await askReady(signal);
+      return await server.askReady(signal);
     } catch (error) {
       if (!(error instanceof ServerError) || error.status !== 503) throw error;
       onState("warming", { reason: error.message });

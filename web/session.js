@@ -1,7 +1,7 @@
 /** One session: a peer connection to the server, from offer to DELETE. Knows no page, and never tries twice. */
 
-import { deleteSession, getIceServers, openSession, patchSession } from "./api.js";
-import { FPS } from "./sources.js";
+import { here } from "./api.js";
+import { FPS } from "./pace.js";
 
 const GATHER_MS = 2000;
 const CONNECT_MS = 15000;
@@ -19,7 +19,8 @@ export class SessionEnd extends Error {
 
 export class Session {
   /** `onReport(report)` gets each chunk's report, `onStream(stream)` the restored video, which sound may join. */
-  constructor({ onReport, onStream }) {
+  constructor({ onReport, onStream, server = here }) {
+    this.server = server;
     this.id = null;
     this.pc = new RTCPeerConnection({ bundlePolicy: "max-bundle" });
     this.over = false;
@@ -40,12 +41,12 @@ export class Session {
    * with `resume` for a session that lost its connection. Throws ServerError.
    */
   async open(stream, request, signal) {
-    this.pc.setConfiguration({ ...this.pc.getConfiguration(), iceServers: await getIceServers(signal) });
-    this.#send(stream, request.size, request.panels.length);
+    this.pc.setConfiguration({ ...this.pc.getConfiguration(), iceServers: await this.server.getIceServers(signal) });
+    this.#send(stream, request.size ?? shapeOf(stream));
     await this.pc.setLocalDescription();
     await gathered(this.pc);
     const { sdp, type } = this.pc.localDescription;
-    const answer = await openSession({ ...request, sdp, type }, signal);
+    const answer = await this.server.openSession({ ...request, sdp, type }, signal);
     this.id = answer.id;
     await this.pc.setRemoteDescription({ type: answer.type, sdp: answer.sdp });
     await keepResolution(this.sender);
@@ -60,7 +61,7 @@ export class Session {
 
   /** Changes the operator or solver settings; answers the chunk from which they apply. */
   async change(what) {
-    return (await patchSession(this.id, what)).applies_from_chunk;
+    return (await this.server.patchSession(this.id, what)).applies_from_chunk;
   }
 
   stats() {
@@ -77,7 +78,7 @@ export class Session {
     if (!id) return this.pc.close();
     // In this order: a closed connection ends the session too, and then there is nothing left to be deleted.
     this.deleting = true;
-    deleteSession(id)
+    this.server.deleteSession(id)
       .catch((error) => console.info(`DELETE /sessions did not arrive: ${error.message}`))
       .finally(() => this.pc.close());
   }
@@ -99,7 +100,7 @@ export class Session {
     this.close();
   }
 
-  #send(stream, size, panels) {
+  #send(stream, size) {
     const track = inMotion(stream);
     const encoding = { maxBitrate: bitrate(size), maxFramerate: 30 };
     const transceiver = this.pc.addTransceiver(track, { direction: "sendrecv", streams: [stream], sendEncodings: [encoding] });
@@ -192,6 +193,12 @@ function decoded(stats) {
 export function bitrate(size) {
   const [width, height] = size.split("x").map(Number);
   return Math.min(4_000_000, Math.max(800_000, Math.round(width * height * FPS * 0.5)));
+}
+
+/** The size of a stream's pictures, for its bit rate where the server chooses the size. */
+function shapeOf(stream) {
+  const { width = 416, height = 240 } = stream.getVideoTracks()[0].getSettings();
+  return `${width}x${height}`;
 }
 
 /** The video of `stream`, marked so that a shared screen does not drop to a few frames a second. */

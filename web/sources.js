@@ -1,8 +1,8 @@
 /** Where the video comes from: film, drawn scene, camera, file, screen. Each gives a stream and a `stop`; knows no server. */
 
+import { FPS } from "./pace.js";
 import { Scene } from "./scene.js";
 
-export const FPS = 16;
 export const FILM = "film.webm";
 const LARGEST = 1280; // pixels a side that are worth sending
 

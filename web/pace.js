@@ -1,0 +1,2 @@
+/** How many frames a second are sent. */
+export const FPS = 16;
