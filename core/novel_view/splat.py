@@ -34,6 +34,7 @@ def render(x: Tensor, depth: Tensor, lens: Lens, pose: Pose) -> tuple[Tensor, Te
 
     The mask is 1 where the frame shows what the camera sees. Points between the pixels, interpolated where the surface
     goes on, close the cracks that open where the camera comes nearer; they count only where no pixel of the frame does.
+    What is left of the cracks, a pixel between two of one surface, is filled by `closed`.
     """
     exact = points_of(x, depth, lens, 1)
     between = points_of(x, depth, lens, density(exact, lens, pose))
@@ -43,7 +44,33 @@ def render(x: Tensor, depth: Tensor, lens: Lens, pose: Pose) -> tuple[Tensor, Te
     colour = torch.where(weight[:, None] >= 0.5, colour, other)
     mask = torch.maximum(weight, other_weight) >= 0.5
     shape = (lens.height, lens.width)
-    return (colour * mask[:, None]).T.reshape(3, *shape), mask.float().reshape(1, *shape)
+    depth_seen = torch.where(mask, nearest, torch.inf).reshape(1, *shape)
+    return closed((colour * mask[:, None]).T.reshape(3, *shape), depth_seen)
+
+
+def closed(colour: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Colours [3, H, W] with the cracks closed, and the mask [1, H, W]; `depth` is infinite where there is no point.
+
+    A crack is a pixel without a point between two opposite neighbours on one surface: it takes the mean of such pairs.
+    Wider gaps and those between two surfaces are holes, which the source camera did not see.
+    """
+    known = depth.isfinite()
+    total, pairs = torch.zeros_like(colour), torch.zeros_like(depth)
+    for axis in (-1, -2):
+        before, after = neighbours(depth, axis, torch.inf)
+        one = before.isfinite() & after.isfinite()
+        one &= torch.maximum(before, after) <= SAME_SURFACE * torch.minimum(before, after)
+        total += torch.where(one, sum(neighbours(colour, axis, 0.0)), 0.0) / 2
+        pairs += one
+    crack = ~known & (pairs > 0)
+    return torch.where(crack, total / pairs.clamp_min(1), colour), (known | crack).float()
+
+
+def neighbours(x: Tensor, axis: int, beyond: float) -> tuple[Tensor, Tensor]:
+    """What lies one pixel before and after each pixel of x [C, H, W] along `axis`; `beyond` at the edges."""
+    edge = torch.full_like(x.narrow(axis, 0, 1), beyond)
+    size = x.shape[axis]
+    return torch.cat([edge, x.narrow(axis, 0, size - 1)], axis), torch.cat([x.narrow(axis, 1, size - 1), edge], axis)
 
 
 def density(points: Points, lens: Lens, pose: Pose) -> int:
