@@ -41,6 +41,8 @@ class SolverConfig(Config):
     """CG updates for x_init (Eq. 9), for operators without a closed form"""
     prox_steps: int = Field(5, ge=1, le=100)
     """CG updates for the prox (Eq. 7), for operators without a closed form"""
+    clamp_guided: bool = False
+    """clamp a guided chunk's pixels to [-1, 1] between prox and encoder, as the official code does"""
     output_gamma: float = Field(3.0, ge=0, le=1e6)
     """strength of output consistency, one prox in pixels after the last decode (beyond the paper): 0 switches it off,
     else 1e-6 at least"""

@@ -116,7 +116,7 @@ class Solver:
             if guided:
                 with stage("prox"):
                     x, _ = self.codec.decode(z, state.decoder)  # Eq. 6
-                    x = prox_l2(op, x, y, past, consistency(config.gamma, op.noise), config.prox_steps)  # Eq. 7
+                    x = guided_pixels(op, x, y, past, config)  # Eq. 7
                     z, _ = self.codec.encode(x, state.encoder)  # Eq. 8
         with stage("decode"):
             x, decoder = self.codec.decode(z, state.decoder)
@@ -188,6 +188,12 @@ class Solver:
             guided_residual=drift if guided else state.guided_residual,
         )
         return Restored(x, x_init, guided, residual), after
+
+
+def guided_pixels(op: LinearOperator, x: Tensor, y: Tensor, past: Tensor | None, config: SolverConfig) -> Tensor:
+    """A guided chunk's pixels before they are encoded again (Eq. 7), in [-1, 1] where `clamp_guided` asks for it."""
+    x = prox_l2(op, x, y, past, consistency(config.gamma, op.noise), config.prox_steps)
+    return x.clamp(-1, 1) if config.clamp_guided else x
 
 
 def consistency(gamma: float, noise: float) -> float:

@@ -6,7 +6,7 @@ so the time to the first yield is its latency; a holistic one yields once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +20,7 @@ from core.flow import add_noise, chunk_rng, timesteps
 from core.models.base import Condition, Denoiser
 from core.operators.base import LinearOperator
 from core.operators.prox import least_squares, prox_l2
-from core.solver import Solver, consistency, remember
+from core.solver import Solver, consistency, guided_pixels, remember
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,23 @@ class PlainClip:
 
     name: str
 
-    @torch.inference_mode()
     def restore_clip(self, y: Tensor, operator: LinearOperator, seed: int, config: SolverConfig) -> Iterator[Part]:
-        past = None
-        for part in y.split(ChunkSpec().split(len(y))):
-            x = operator.show(part).clamp(-1, 1) if self.name == "degraded" else baseline(operator, part)
-            x = consistent(operator, x, part, past, config)
-            past = remember(past, x, operator.reach)
-            yield Part(x)
+        def restore(part: Tensor) -> Tensor:
+            return operator.show(part).clamp(-1, 1) if self.name == "degraded" else baseline(operator, part)
+
+        return per_chunk(restore, y, operator, config)
+
+
+@torch.inference_mode()
+def per_chunk(
+    restore: Callable[[Tensor], Tensor], y: Tensor, operator: LinearOperator, config: SolverConfig
+) -> Iterator[Part]:
+    """What a method that knows no past makes of each chunk, with output consistency where it is asked for."""
+    past = None
+    for part in y.split(ChunkSpec().split(len(y))):
+        x = consistent(operator, restore(part), part, past, config)
+        past = remember(past, x, operator.reach)
+        yield Part(x)
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class HolisticClip:
         z = clip.z_init
         for t in timesteps(config.t0, config.num_steps or self.solver.num_steps):
             z = clip.estimate(add_noise(z, t, rng), t)  # Eq. 4
-            x = prox_l2(operator, codec.decode(z, None)[0], y, None, config.gamma, config.prox_steps)  # Eq. 7
+            x = guided_pixels(operator, codec.decode(z, None)[0], y, None, config)  # Eq. 7
             z = codec.encode(x, None)[0]  # Eq. 8
         x = codec.decode(z, None)[0]
         yield Part(consistent(operator, x, y, None, config), len(ChunkSpec().split(len(y))))

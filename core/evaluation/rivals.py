@@ -33,7 +33,7 @@ from core.models.base import Condition
 from core.operators.base import LinearOperator
 from core.operators.blur import blur_matrix
 from core.operators.prox import conjugate_gradient, least_squares, prox_l2
-from core.solver import Solver, StreamState, remember
+from core.solver import Solver, StreamState, guided_pixels, remember
 
 VIDEO_TIMES = (0.757, 0.522, 0.375, 0.255, 0.125)
 """of LVTINO's five video steps"""
@@ -226,7 +226,7 @@ class FlowWarpStyle:
             if t == times[0]:
                 x, after = steadied(x, x_init, key)
             if guided:
-                x = prox_l2(op, x, y, state.past, config.gamma, config.prox_steps)
+                x = guided_pixels(op, x, y, state.past, config)
             z = codec.encode(x, state.encoder)[0]
         x, decoder = codec.decode(z, state.decoder)
         x = consistent(op, x, y, state.past, config)

@@ -18,7 +18,7 @@ from core.json_report import check_file, check_json, write_json
 from core.models.load import Model
 from core.operators.table import PAPER_OPERATORS, Operator
 from core.solver import Solver
-from server.commands import evaluate_loss, evaluate_preset, options
+from server.commands import evaluate_loss, evaluate_outside, evaluate_preset, options
 from server.commands.evaluate_clip import Bench, ClipRun, Task, add_metric_arguments, load_bench, progress
 from server.commands.evaluate_tables import gain_table, mean_table
 from server.files.inputs import read_clip
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants",
         default="all",
         help=f"all (of our own: {','.join(ALL_VARIANTS)}) or a choice of these, the rivals {','.join(RIVALS)}, "
-        f"and FFmpeg's filters {','.join(FILTERS)}",
+        f"FFmpeg's filters {','.join(FILTERS)}, and the single-image networks {','.join(evaluate_outside.SUITS)}",
     )
     parser.add_argument("--size", metavar="WxH", type=options.size, default=SIZE, help="default: 416x240")
     parser.add_argument("--noise", type=float, help=f"of the measurement, on [-1, 1] (default: {NOISE})")
@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     add_metric_arguments(parser)
+    evaluate_outside.add_arguments(parser)
     evaluate_preset.add_arguments(parser)
     evaluate_loss.add_arguments(parser)
     options.add_model_arguments(parser)
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.loss:
         return run_loss(args, Solver(model.codec, model.denoiser, model.num_steps), model, config)
     tasks = plan(args, config)
-    bench = load_bench(args, model)
+    bench = load_bench(args, model, [task.method for task in tasks])
     rows: list[dict[str, Any]] = []
     drawn: list[SheetRow] = []
     with progress(len(args.clips) * len(tasks)) as begin:
@@ -120,6 +121,7 @@ def check(args: argparse.Namespace) -> None:
         evaluate_loss.check(args)
     if args.preset:
         evaluate_preset.check(args)
+    evaluate_outside.check(args)
     if args.sheet:
         check_file(args.sheet, "--sheet")
         if args.sheet.suffix.lower() != ".png":
@@ -168,15 +170,18 @@ def run_loss(args: argparse.Namespace, solver: Solver, model: Model, config: Sol
 
 def plan(args: argparse.Namespace, config: SolverConfig) -> list[Task]:
     """The rows that were asked for, in the order of the table."""
-    every = ALL_VARIANTS if args.variants == "all" else METHODS
+    outside = evaluate_outside.names(args)
+    every = ALL_VARIANTS if args.variants == "all" else (*METHODS, *outside)
     variants = chosen(args.variants, every, "variants")
+    if args.external and args.external not in variants:
+        variants.append(args.external)
     operators = operators_of(args)
     prepare(operators, args)
     tasks = []
     for operator in operators:
         for coding in args.coded:
             for variant in variants:
-                if variant in FILTERS and not FILTERS[variant].suits(operator):
+                if not suits(variant, operator):
                     continue
                 for consistent in (False, True):
                     if consistent and (variant == "degraded" or config.output_gamma == 0):
@@ -186,6 +191,11 @@ def plan(args: argparse.Namespace, config: SolverConfig) -> list[Task]:
     if not tasks:
         raise UsageError(f"expected a variant for {args.operators}, found {args.variants}, which is none for it")
     return tasks
+
+
+def suits(variant: str, operator: Operator) -> bool:
+    """Whether a method is made for an operator; ours are made for all."""
+    return FILTERS[variant].suits(operator) if variant in FILTERS else evaluate_outside.suits(variant, operator)
 
 
 def prepare(operators: list[Operator], args: argparse.Namespace) -> None:

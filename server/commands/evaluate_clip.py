@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from core.contract import Pixels, SolverConfig
 from core.evaluation.as_published import as_published
+from core.evaluation.clip_solvers import ClipSolver
 from core.evaluation.evaluate import clip_solver
 from core.evaluation.extras import NAMES, NO_FID, ClipExtras, Extras
 from core.evaluation.score import MeasuredChunk, measured, score_clip
@@ -28,7 +29,7 @@ from core.operators.base import LinearOperator
 from core.operators.table import Operator
 from core.solver import Solver
 from core.video import to_pixels
-from server.commands import options
+from server.commands import evaluate_outside, options
 from server.files.vmaf import vmaf, vmaf_ffmpeg
 
 
@@ -40,7 +41,7 @@ class Task:
     variant: str
     """what the line is called"""
     method: str
-    """a name of core.evaluation.evaluate.METHODS"""
+    """a name of core.evaluation.evaluate.METHODS, or of a method from outside"""
     config: SolverConfig
     coding: str | None = None
     """how the measurement is coded before anything restores it"""
@@ -79,6 +80,12 @@ class Bench:
     ffmpeg: str | None
     """an FFmpeg with libvmaf, if VMAF is wanted"""
     seed: int
+    outside: dict[str, ClipSolver] = field(default_factory=dict)
+    """the methods that are not ours, by name"""
+
+    def method(self, name: str) -> ClipSolver:
+        """The method of that name, ours or one from outside."""
+        return self.outside.get(name) or clip_solver(name, self.solver)
 
 
 @dataclass
@@ -107,8 +114,7 @@ class ClipRun:
         """The task's row, and its restored frames [T, H, W, 3]."""
         chunks, frames = self._chunks(task), Frames()
         y = torch.cat([chunk.y for chunk in chunks])
-        solver = clip_solver(task.method, self.bench.solver)
-        parts = solver.restore_clip(y, task.told(), self.bench.seed, task.config)
+        parts = self.bench.method(task.method).restore_clip(y, task.told(), self.bench.seed, task.config)
         score = score_clip(parts, chunks, task.operator, frames, time.perf_counter)
         pixels = frames.pixels()
         self._extras = self._extras or self.bench.extras.of_clip(self.name, self.pixels)
@@ -163,13 +169,14 @@ def metric_names(text: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def load_bench(args: argparse.Namespace, model: Model) -> Bench:
-    """The model's solver and the metrics. Raises UsageError for missing weights."""
+def load_bench(args: argparse.Namespace, model: Model, methods: Iterable[str] = ()) -> Bench:
+    """The model's solver, the metrics, and those of `methods` that are not ours. UsageError for what is missing."""
     if "fid" in args.metrics:
         options.progress_console().print(NO_FID)
     extras = Extras.load(args.metrics, args.metric_weights, args.through_mp4, args.metric_every, model.device)
     solver = Solver(model.codec, model.denoiser, model.num_steps)
-    return Bench(model, solver, extras, None if args.no_vmaf else vmaf_ffmpeg(), args.seed)
+    outside = evaluate_outside.load(methods, args)
+    return Bench(model, solver, extras, None if args.no_vmaf else vmaf_ffmpeg(), args.seed, outside)
 
 
 @contextmanager

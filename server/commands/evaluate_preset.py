@@ -17,7 +17,7 @@ from core.errors import UsageError
 from core.evaluation.evaluate import means
 from core.evaluation.extras import fvd_rows, without_features
 from core.evaluation.markdown import report as markdown
-from core.evaluation.presets import PRESETS, TABLE_KEYS, Preset, differences, orderings
+from core.evaluation.presets import PRESETS, TABLE_KEYS, Line, Preset, differences, orderings
 from core.json_report import write_json
 from core.models.load import Model
 from server.commands import options
@@ -58,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs what the folder does not hold yet, then writes table, plots and report."""
     preset, config = PRESETS[args.preset], options.solver_config(args)
     model = options.load_model(args)
-    bench, tasks = load_bench(args, model), plan(preset, args, config)
+    tasks = plan(preset, args, config)
+    bench = load_bench(args, model, [task.method for task in tasks])
     about = {**settings(args, preset, config, model), "weights_hash": weights_hash(model)}
     rows_folder = folder_of(args) / "rows"
     rows_folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def plan(preset: Preset, args: argparse.Namespace, config: SolverConfig) -> list[Task]:
     """Every line of every task, form and noise. Raises UsageError for a size that an operator cannot take."""
+    lines = (*preset.lines, *([Line(args.external, args.external)] if args.external else []))
     tasks = []
     for noise in preset.noises if args.noise is None else (args.noise,):
         for kind in preset.operators:
@@ -82,7 +84,7 @@ def plan(preset: Preset, args: argparse.Namespace, config: SolverConfig) -> list
             except ValueError as error:
                 raise UsageError(f"{kind}: {error}") from error
             for form in args.forms.split(","):
-                for line in preset.lines:
+                for line in lines:
                     own = line.config(config, form)
                     keys = (("noise", noise), ("form", form))
                     found = Task(operator, line.label, line.method, own, None, args.told_noise, line.as_published, keys)

@@ -17,7 +17,7 @@ from core.operators.masks import Inpainting
 from core.operators.prox import prox_l2
 from core.operators.super_resolution import SuperResolution
 from core.operators.table import PAPER_OPERATORS
-from core.solver import Solver, consistency
+from core.solver import Solver, consistency, guided_pixels
 from core.training.data import procedural
 from core.video import from_pixels
 
@@ -207,3 +207,20 @@ def test_output_consistency_is_off_or_felt():
     assert SolverConfig(output_gamma=0).output_gamma == 0
     with pytest.raises(ValidationError, match="expected 0 or 1e-06 at least"):
         SolverConfig(output_gamma=1e-320)
+
+
+def test_guided_pixels_are_clamped_only_where_the_official_codes_way_is_asked_for():
+    op, config = SuperResolution(), SolverConfig()
+    y, x = torch.full((9, 3, 8, 8), 1.2), torch.full((9, 3, 32, 32), 1.3)
+    free = guided_pixels(op, x, y, None, config)
+    clamped = guided_pixels(op, x, y, None, SolverConfig(clamp_guided=True))
+    assert free.max() > 1 and torch.equal(clamped, free.clamp(-1, 1))
+
+
+def test_the_clamp_changes_a_guided_chunk_and_leaves_an_unguided_one(solver):
+    op = SuperResolution()
+    parts = [2 * y for y in measurements(op, 1)]  # beyond what pixels can be
+    assert not same(run(solver, op, parts)[0], run(solver, op, parts, SolverConfig(num_steps=2, clamp_guided=True))[0])
+    rungs = ["x_init"]
+    plain, clamped = (run(solver, op, parts, SolverConfig(clamp_guided=c), rungs=rungs)[0] for c in (False, True))
+    assert same(plain, clamped)

@@ -1,6 +1,7 @@
 """`avis eval` and `avis bench` end to end on a small clip, with a small configuration of the real model."""
 
 import json
+import sys
 from argparse import ArgumentTypeError
 
 import av
@@ -256,3 +257,55 @@ def test_bench_times_methods_on_whole_clips(tmp_path, monkeypatch):
 def test_a_preset_of_bench_goes_with_no_other_comparison(capsys):
     assert cli.main(["bench", "--preset", "paper-table2", "--long"]) == 2
     assert "expected no --long" in capsys.readouterr().err
+
+
+def external(tmp_path, adapter):
+    (tmp_path / "checkout").mkdir()
+    (tmp_path / "checkout" / "avis_adapter.py").write_text(adapter)
+    return ["--external", "theirs", "--checkout", str(tmp_path / "checkout"), "--python", sys.executable]
+
+
+LARGER = """
+import json, sys
+from pathlib import Path
+from PIL import Image
+job = Path(sys.argv[1])
+about = json.loads((job / "job.json").read_text())
+for number in range(about["frames"]):
+    small = Image.open(job / "y" / f"{number}.png")
+    small.resize((about["width"], about["height"])).save(job / "restored" / f"{number}.png")
+"""
+
+
+def test_an_external_method_gets_rows_beside_ours(clip, tmp_path):
+    arguments = ["eval", str(clip), "--size", "64x48", "--frames", "9", "--no-vmaf", "--variants", "x_init"]
+    arguments += ["--operators", "super_resolution", "--json", str(tmp_path / "report.json")]
+    assert cli.main([*arguments, *external(tmp_path, LARGER)]) == 0
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    found = {(row["variant"], row["output_consistency"]): row for row in rows}
+    assert list(found) == [("x_init", False), ("x_init", True), ("theirs", False), ("theirs", True)]
+    assert found["theirs", True]["residual"] < found["theirs", False]["residual"]
+    assert found["theirs", True]["psnr"] > 15 and found["theirs", False]["seconds"] > 0
+
+
+def test_an_external_method_that_fails_ends_the_command_with_a_sentence(clip, tmp_path, capsys):
+    arguments = ["eval", str(clip), "--size", "64x48", "--frames", "9", "--no-vmaf", "--variants", "x_init"]
+    arguments += ["--operators", "super_resolution", *external(tmp_path, "raise SystemExit('CUDA is missing')")]
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.strip().endswith("avis: theirs ended with 1: CUDA is missing")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--variants", "span"], "expected --rival-weights FOLDER for span"),
+        (["--external", "flash"], "expected a new name for --external, found flash"),
+        (["--external", "theirs"], "expected --checkout DIR and --python PATH"),
+        (["--python", "python"], "expected --external NAME with --checkout"),
+    ],
+)
+def test_methods_from_outside_that_cannot_run_are_refused(clip, capsys, monkeypatch, given, told):
+    monkeypatch.setitem(sys.modules, "ncnn", object())
+    arguments = ["eval", str(clip), "--size", "64x48", "--operators", "super_resolution", *given]
+    assert cli.main(arguments) == 2
+    assert told in capsys.readouterr().err
