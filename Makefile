@@ -81,6 +81,18 @@ QUICK ?= --quick
 release-check: setup
 	$(BIN)/python tools/release_check.py $(QUICK)
 
+# The documentation as a static site in build/site. Nothing is fetched.
+.PHONY: docs docs-pictures
+docs: setup
+	$(BIN)/python tools/docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+# Pictures of the documentation and of the README, from a clip: make docs-pictures CLIP=clip.mp4
+docs-pictures: setup
+	$(BIN)/python tools/front_page.py picture $(CLIP)
+	$(BIN)/python tools/docs_pictures.py $(CLIP)
+
 loadtest: setup
 	$(BIN)/avis loadtest http://$(HOST):$(PORT) --ramp
 

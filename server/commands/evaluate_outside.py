@@ -54,9 +54,7 @@ def check(args: argparse.Namespace) -> None:
     if args.external is None and (args.checkout or args.python):
         raise UsageError("expected --external NAME with --checkout and --python")
     if args.external in (*METHODS, *SUITS):
-        raise UsageError(
-            f"expected another name for --external, found {args.external}, which is a method of this program"
-        )
+        raise UsageError(f"expected a new name for --external, found {args.external}, which is taken")
     if args.external is not None:
         external.load(args.external, args.checkout, args.python)
 
