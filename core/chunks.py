@@ -14,6 +14,7 @@ class ChunkSpec:
 
     The first latent of a stream holds one frame and every later latent `stride` frames, so 3 latents
     are 1 + 4 + 4 = 9 frames in the first chunk and 12 in every other: 81 frames are 21 latents.
+    With 1 latent they are 5, since one frame alone shows no motion, and 4: low latency.
     """
 
     latents: int = 3
@@ -21,7 +22,14 @@ class ChunkSpec:
 
     def frames(self, index: int) -> int:
         """Number of frames in chunk `index`."""
-        return self.latents * self.stride - (self.stride - 1 if index == 0 else 0)
+        if index == 0:
+            return 1 + (max(self.latents, 2) - 1) * self.stride
+        return self.latents * self.stride
+
+    @property
+    def most_frames(self) -> int:
+        """Frames of the longest chunk."""
+        return max(self.frames(0), self.frames(1))
 
     def split(self, frames: int) -> list[int]:
         """Chunk lengths for a clip of `frames` frames; the last chunk may be shorter than the rest."""
@@ -32,8 +40,8 @@ class ChunkSpec:
         return lengths
 
 
-CHUNK_FRAMES = ChunkSpec().frames(1)
-"""frames of every chunk but a stream's first, which is shorter"""
+CHUNKS = ChunkSpec()
+"""chunks of a stream that asks for no others"""
 
 
 def opens_stream(frames: int) -> bool:

@@ -13,6 +13,12 @@ from core.config import Config
 Rung = Literal["full", "one_step", "no_reinjection", "x_init", "passthrough"]
 """What a chunk is worth, best first: each rung drops one thing more. `passthrough` never reaches the solver."""
 
+Latency = Literal["normal", "low"]
+"""How long a session's chunks are: a chunk is restored when its last frame is there."""
+
+LATENTS: dict[Latency, int] = {"normal": 3, "low": 1}
+"""latents of a chunk: 12 frames, or 4"""
+
 
 Tier = Literal["faithful", "sharp"]
 """What the network was trained for: the smallest error, or pictures that look like the original to a viewer."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.chunks import ChunkSpec
+from core.chunks import CHUNKS, ChunkSpec
 from core.coding import new_coder
 from core.contract import Mode, Panel, Pixels, Rung, SolverConfig, TrustShares
 from core.evaluation.metrics import psnr
@@ -29,6 +29,7 @@ class _Stream:
     width: int
     seed: int
     state: StreamState
+    spec: ChunkSpec
     clean_past: Tensor | None = None
     """simulate only: the last `operator.reach` clean frames"""
     coder: Callable[[Tensor], Tensor] | None = None
@@ -56,7 +57,6 @@ class Engine:
 
     def __init__(self, model: Model):
         self.model = model
-        self.spec = ChunkSpec()
         self.solver = Solver(model.codec, model.denoiser, model.num_steps)
         self._streams: dict[str, _Stream] = {}
 
@@ -68,21 +68,30 @@ class Engine:
         height: int,
         width: int,
         seed: int = 0,
+        spec: ChunkSpec = CHUNKS,
         coding: str | None = None,
     ) -> None:
-        """Opens a stream of `height` x `width` restored pixels, both multiples of 16.
+        """Opens a stream of `height` x `width` restored pixels, both multiples of 16, in chunks as `spec` tells.
 
         With `coding`, as jpeg:40, a simulated measurement passes that encoder and decoder. Raises ValueError for a
-        size the model or the operator cannot take, for an id that is open, or for what is no coding.
+        size or chunks that the model or the operator cannot take, for an id that is open, or for what is no coding.
         """
         if stream_id in self._streams:
             raise ValueError(f"stream {stream_id} is open already")
         if height % 16 or width % 16:
             raise ValueError(f"the size must be a multiple of 16 each way, not {width}x{height}")
+        if spec.latents not in self.model.latents:
+            known = " or ".join(map(str, self.model.latents))
+            raise ValueError(f"model {self.model.name} takes chunks of {known} latents, not {spec.latents}")
         operator.prepare(height, width)
         state = self.solver.new_state(operator, height, width, seed)
         coder = new_coder(coding, *operator.measurement_size(height, width)) if coding else None
-        self._streams[stream_id] = _Stream(mode, height, width, seed, state, coder=coder)
+        self._streams[stream_id] = _Stream(mode, height, width, seed, state, spec, coder=coder)
+
+    def frames(self, stream_id: str) -> int:
+        """How many frames the next chunk of a stream has."""
+        stream = self._streams[stream_id]
+        return stream.spec.frames(stream.state.index)
 
     def step(
         self,
@@ -110,7 +119,7 @@ class Engine:
         if operator != state.operator or (gap and (operator.reach or operator.lookback)):
             operator.prepare(stream.height, stream.width)
             state, clean_past = state.change_operator(operator), None
-        self._check(stream, frames, operator, panels)
+        self._check(stream_id, frames, operator, panels)
         x = from_pixels(frames, self.model.device)
         with stage("simulate") if stream.mode == "simulate" else untimed("simulate"):
             y, clean_past = measured(stream, x, operator, state.index, clean_past)
@@ -151,13 +160,14 @@ class Engine:
                     owner = owners.setdefault(tensor.untyped_storage().data_ptr(), stream_id)
                     assert owner == stream_id, f"streams {owner} and {stream_id} share memory"
 
-    def _check(self, stream: _Stream, frames: Pixels, operator: Operator, panels: tuple[Panel, ...]) -> None:
+    def _check(self, stream_id: str, frames: Pixels, operator: Operator, panels: tuple[Panel, ...]) -> None:
+        stream = self._streams[stream_id]
         height, width = stream.height, stream.width
         if stream.mode == "incoming":
             height, width = operator.measurement_size(height, width)
             if "original" in panels:
                 raise ValueError("the original of incoming frames is not known: they are the measurement")
-        expected = (self.spec.frames(stream.state.index), height, width, 3)
+        expected = (self.frames(stream_id), height, width, 3)
         if frames.shape != expected:
             raise ValueError(f"expected frames of shape {expected}, found {frames.shape}")
 

@@ -20,10 +20,11 @@ export class Controls {
   }
 
   /** Fills the panel with what the server has. */
-  offer(operators, { solver, tiers }) {
+  offer(operators, { solver, tiers, latencies }) {
     this.page.offered = operators;
     $("#tiers").hidden = tiers.length < 2;
     $("#operator").replaceChildren(...operators.map(({ kind }) => new Option(title(kind), kind)));
+    $("#low_latency").closest("label").hidden = !latencies.includes("low");
     this.put({ operator: operators[0].kind, ...solver });
   }
 

@@ -14,6 +14,7 @@ export const CHOICES = {
   operator: { first: "", needs: "change" },
   size: { first: "320x192", needs: "session" },
   tier: { first: "faithful", needs: "change" },
+  low_latency: { first: false, needs: "session" },
   num_steps: { first: 0, needs: "change" },
   reinject_every: { first: 7, needs: "change" },
   x_init: { first: false, needs: "panels" },
@@ -79,7 +80,8 @@ export function panelsOf({ mode, x_init: start, trust }) {
 /** The body of POST /sessions, but for the SDP. */
 export function requestOf(chosen) {
   const { operator, solver } = settingsOf(chosen);
-  return { operator, mode: chosen.mode, size: chosen.size, panels: panelsOf(chosen), solver };
+  const latency = chosen.low_latency ? "low" : "normal";
+  return { operator, mode: chosen.mode, size: chosen.size, latency, panels: panelsOf(chosen), solver };
 }
 
 /** The parts of `wish` that a PATCH has to ask for. */

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from core.chunks import ChunkSpec
+from core.chunks import CHUNKS, ChunkSpec
 from core.contract import Rung, SolverConfig
 from core.evaluation.baselines import baseline
 from core.flow import add_noise, chunk_rng, timesteps
@@ -47,10 +47,11 @@ class AvisClip:
 
     solver: Solver
     rung: Rung = "full"
+    spec: ChunkSpec = CHUNKS
 
     def restore_clip(self, y: Tensor, operator: LinearOperator, seed: int, config: SolverConfig) -> Iterator[Part]:
         state = None
-        for part in y.split(ChunkSpec().split(len(y))):
+        for part in y.split(self.spec.split(len(y))):
             state = state or self.solver.new_state(operator, *frame_size(operator, part), seed)
             restored, state = self.solver.restore(part, state, config, self.rung)
             yield Part(restored.x, int(restored.guided))
@@ -61,21 +62,26 @@ class PlainClip:
     """The measurement as one sees it (`degraded`), or the plain method of the task (`baseline`)."""
 
     name: str
+    spec: ChunkSpec = CHUNKS
 
     def restore_clip(self, y: Tensor, operator: LinearOperator, seed: int, config: SolverConfig) -> Iterator[Part]:
         def restore(part: Tensor) -> Tensor:
             return operator.show(part).clamp(-1, 1) if self.name == "degraded" else baseline(operator, part)
 
-        return per_chunk(restore, y, operator, config)
+        return per_chunk(restore, y, operator, config, self.spec)
 
 
 @torch.inference_mode()
 def per_chunk(
-    restore: Callable[[Tensor], Tensor], y: Tensor, operator: LinearOperator, config: SolverConfig
+    restore: Callable[[Tensor], Tensor],
+    y: Tensor,
+    operator: LinearOperator,
+    config: SolverConfig,
+    spec: ChunkSpec = CHUNKS,
 ) -> Iterator[Part]:
     """What a method that knows no past makes of each chunk, with output consistency where it is asked for."""
     past = None
-    for part in y.split(ChunkSpec().split(len(y))):
+    for part in y.split(spec.split(len(y))):
         x = consistent(operator, restore(part), part, past, config)
         past = remember(past, x, operator.reach)
         yield Part(x)

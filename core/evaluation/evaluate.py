@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, TypeVar
 
+from core.chunks import CHUNKS, ChunkSpec
 from core.contract import Rung, SolverConfig
 from core.evaluation.clip_solvers import AvisClip, ClipSolver, PlainClip
 from core.evaluation.ffmpeg_filters import FILTERS, FilteredClip
@@ -42,19 +43,19 @@ PLAIN = ("degraded", "baseline")
 METHODS = (*PLAIN, *VARIANTS, *RIVALS, *FILTERS)
 """everything that `clip_solver` knows"""
 
-ROW_KEYS = ("operator", "variant", "output_consistency", "coded")
+ROW_KEYS = ("operator", "variant", "output_consistency", "coded", "latents")
 """what a row is a mean over clips of"""
 
 
-def clip_solver(method: str, solver: Solver) -> ClipSolver:
-    """The method of that name on `solver`'s codec and denoiser."""
+def clip_solver(method: str, solver: Solver, spec: ChunkSpec = CHUNKS) -> ClipSolver:
+    """The method of that name on `solver`'s codec and denoiser. The rivals have their own idea of chunks."""
     if method in PLAIN:
-        return PlainClip(method)
+        return PlainClip(method, spec)
     if method in RIVALS:
         return RIVALS[method](solver)
     if method in FILTERS:
         return FilteredClip(FILTERS[method])
-    return AvisClip(solver, VARIANTS[method].rung)
+    return AvisClip(solver, VARIANTS[method].rung, spec)
 
 
 def variant_config(name: str, config: SolverConfig, output_consistency: bool) -> SolverConfig:
@@ -79,22 +80,36 @@ def means(rows: Sequence[dict[str, Any]], keys: Sequence[str] = ROW_KEYS) -> lis
 
 
 def gains(rows: Sequence[dict[str, Any]], variant: str = "flash", over: str = "x_init") -> list[dict[str, Any]]:
-    """Per operator and coding, what `variant` gains on `over`, both with output consistency: mean and worst clip."""
+    """What `variant` gains on `over` under equal conditions, both with output consistency: mean and worst clip."""
+    conditions = ("operator", "coded", "latents")
+    found = paired(rows, conditions, "variant", variant, over)
+    return [{**row, "variant": variant, "over": over} for row in found]
+
+
+def prices(rows: Sequence[dict[str, Any]], variant: str = "flash") -> list[dict[str, Any]]:
+    """What chunks of one latent cost `variant` in quality, both with output consistency: mean and worst clip."""
+    own = [row for row in rows if row["variant"] == variant]
+    return paired(own, ("operator", "coded"), "latents", 1, 3)
+
+
+def paired(
+    rows: Sequence[dict[str, Any]], conditions: Sequence[str], key: str, of: Any, over: Any
+) -> list[dict[str, Any]]:
+    """Rows whose `key` is `of` less those where it is `over`, clip by clip, where `conditions` agree."""
     consistent = [row for row in rows if row["output_consistency"]]
     found = []
-    for (operator, coded), group in grouped(consistent, lambda r: (r["operator"], r.get("coded"))).items():
-        table = {(row["clip"], row["variant"]): row for row in group}
-        clips = [clip for clip, name in table if name == variant and (clip, over) in table]
-        if not clips:
+    for held, group in grouped(consistent, lambda row: tuple(row.get(name) for name in conditions)).items():
+        table = {(row["clip"], row[key]): row for row in group}
+        clips = [clip for clip, value in table if value == of and (clip, over) in table]
+        pairs = [(table[clip, of], table[clip, over]) for clip in clips]
+        if not pairs:
             continue
-        row: dict[str, Any] = {"operator": operator, "coded": coded, "variant": variant, "over": over}
-        row["clips"] = len(clips)
-        for key in ("psnr", "ssim", "vmaf"):
-            pairs = [(table[clip, variant], table[clip, over]) for clip in clips]
-            steps = [a[key] - b[key] for a, b in pairs if key in a and key in b]
+        difference: dict[str, Any] = {**dict(zip(conditions, held, strict=True)), "clips": len(pairs)}
+        for figure in ("psnr", "ssim", "vmaf"):
+            steps = [a[figure] - b[figure] for a, b in pairs if figure in a and figure in b]
             if steps:
-                row[key] = {"mean": fmean(steps), "min": min(steps)}
-        found.append(row)
+                difference[figure] = {"mean": fmean(steps), "min": min(steps)}
+        found.append(difference)
     return found
 
 

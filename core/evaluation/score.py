@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.chunks import ChunkSpec
+from core.chunks import CHUNKS, ChunkSpec
 from core.coding import new_coder
 from core.contract import Pixels
 from core.evaluation.clip_solvers import Part
@@ -42,14 +42,18 @@ class MeasuredChunk:
 
 
 def measured(
-    clip: Pixels, operator: LinearOperator, seed: int, device: torch.device, coding: str | None = None
+    clip: Pixels,
+    operator: LinearOperator,
+    seed: int,
+    device: torch.device,
+    coding: str | None = None,
+    spec: ChunkSpec = CHUNKS,
 ) -> Iterator[MeasuredChunk]:
     """The clip chunk by chunk with y = A x + n; the noise is that of a simulated stream of the same seed.
 
     With `coding`, such as vp8:400k, y then goes through that encoder and decoder, as what a camera sends does.
     """
     past, start, coder = None, 0, None
-    spec = ChunkSpec()
     for index, frames in enumerate(spec.split(len(clip))):
         x = from_pixels(clip[start : start + frames], device)
         x = torch.cat([x, x[-1:].expand(spec.frames(index) - frames, -1, -1, -1)])

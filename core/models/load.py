@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from core.contract import LATENTS
 from core.errors import UsageError
 from core.models.base import Denoiser, VideoCodec
 from core.models.table import Weights, choose
@@ -24,6 +25,8 @@ class Model:
     device: torch.device
     num_steps: int = 2
     """denoising steps per chunk, K, where a session asks for none"""
+    latents: tuple[int, ...] = (3, 1)
+    """how many latents its chunks may have"""
 
 
 def load(
@@ -41,7 +44,8 @@ def load(
     target = choose_device(device)
     loader: Callable[..., tuple[VideoCodec, Denoiser]] = import_module(spec.module).load
     video_codec, denoiser = loader(weights, target, codec, config)
-    return Model(name, video_codec, denoiser, target, spec.num_steps)
+    latents = tuple(LATENTS[latency] for latency in spec.latencies)
+    return Model(name, video_codec, denoiser, target, spec.num_steps, latents)
 
 
 def choose_device(device: str) -> torch.device:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from core.chunks import ChunkSpec
 from core.config import Config
-from core.contract import Tier
+from core.contract import LATENTS, Latency, Tier
 from core.errors import UsageError
 from core.model_settings import TinySettings, WanConfig, configure
 
@@ -31,6 +32,8 @@ class ModelSpec:
     config: type[Config]
     """what a user may set of it"""
     tiers: tuple[Tier, ...] = ("faithful",)
+    latencies: tuple[Latency, ...] = ("normal",)
+    """how long its chunks may be, the usual one first: what its weights were trained on"""
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -43,6 +46,7 @@ MODELS: dict[str, ModelSpec] = {
         ("dct",),
         TinySettings,
         ("faithful", "sharp"),
+        ("normal", "low"),
     ),
     "wan2.1-1.3b": ModelSpec(
         "Wan2.1-T2V-1.3B with Self-Forcing's weights: the paper's own, on a GPU",
@@ -76,3 +80,16 @@ def check_tier(name: str, tier: Tier) -> None:
     """Raises UsageError when the model `name` has no such tier."""
     if tier not in tiers(name):
         raise UsageError(f"model {name} has no tier {tier!r}; it has {', '.join(tiers(name))}")
+
+
+def latencies(name: str) -> tuple[Latency, ...]:
+    """How long the chunks of the model `name` may be; of any length, for a model that is not in the table."""
+    return MODELS[name].latencies if name in MODELS else get_args(Latency)
+
+
+def check_latency(name: str, latency: Latency) -> None:
+    """Raises UsageError when the model `name` takes no chunks of that length."""
+    known = latencies(name)
+    if latency not in known:
+        usual, found = (ChunkSpec(LATENTS[which]).frames(1) for which in (known[0], latency))
+        raise UsageError(f"model {name} was trained on chunks of {usual} frames, and takes none of {found}")

@@ -13,7 +13,7 @@ from aiohttp import web
 from pydantic import Field
 
 from core.config import Config
-from core.models.table import tiers
+from core.models.table import latencies, tiers
 from core.operators.config import OperatorConfig
 from server.api.access import asks_of
 from server.api.bodies import merged_solver, read_json, sdp_limits, validate
@@ -157,6 +157,7 @@ async def models(request: web.Request) -> web.Response:
         "device": sessions.devices.name if worker.loaded else None,
         "chunk_seconds": {f"{width}x{height}": round(s, 4) for (width, height), s in costs.items()},
         "start_size": f"{start[0]}x{start[1]}" if start else None,
+        "latencies": latencies(sessions.settings.model),
         "solver": sessions.solver.model_dump(mode="json"),
         "tiers": tiers(sessions.settings.model),
     }

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from core.chunks import ChunkSpec
-from core.contract import Pixels, SolverConfig
+from core.contract import LATENTS, Pixels, SolverConfig
 from core.errors import UsageError
-from core.evaluation.evaluate import METHODS, PLAIN, VARIANTS, gains, means, variant_config
+from core.evaluation.evaluate import METHODS, PLAIN, ROW_KEYS, VARIANTS, gains, means, prices, variant_config
 from core.evaluation.extras import fvd_rows, without_features
 from core.evaluation.ffmpeg_filters import FILTERS
 from core.evaluation.rivals import RIVALS
 from core.json_report import check_file, check_json, write_json
 from core.models.load import Model
+from core.models.table import check_latency
 from core.operators.table import PAPER_OPERATORS, Operator
 from core.solver import Solver
 from server.commands import evaluate_loss, evaluate_outside, evaluate_preset, options
@@ -60,6 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--told-noise", metavar="LEVEL", type=level, help="tell the solver this noise level (default: that of --noise)"
     )
+    parser.add_argument(
+        "--latents",
+        metavar="N,...",
+        type=latents,
+        default=[3],
+        help="of a chunk: 3 (12 frames, the default), 1 (4 frames, low latency), or 3,1 for both and their difference",
+    )
     parser.add_argument("--sheet", metavar="PNG", type=Path, help="write a contact sheet")
     add_metric_arguments(parser)
     evaluate_outside.add_arguments(parser)
@@ -75,6 +84,16 @@ def codings(text: str) -> list[str | None]:
     """An argparse type: CODEC:RATE,... where `none` leaves the measurement as it is."""
     found = [None if part == "none" else options.coding(part) for part in text.split(",")]
     return list(dict.fromkeys(found))
+
+
+def latents(text: str) -> list[int]:
+    """An argparse type: lengths of a chunk."""
+    known = {str(count): count for count in LATENTS.values()}
+    found = text.split(",")
+    for part in found:
+        if part not in known:
+            raise argparse.ArgumentTypeError(f"expected {' or '.join(known)} latents, found {part!r}")
+    return list(dict.fromkeys(known[part] for part in found))
 
 
 def level(text: str) -> float:
@@ -122,6 +141,9 @@ def check(args: argparse.Namespace) -> None:
     if args.preset:
         evaluate_preset.check(args)
     evaluate_outside.check(args)
+    for latency, count in LATENTS.items():
+        if count in args.latents:
+            check_latency(args.model, latency)
     if args.sheet:
         check_file(args.sheet, "--sheet")
         if args.sheet.suffix.lower() != ".png":
@@ -132,7 +154,7 @@ def check(args: argparse.Namespace) -> None:
 
 def tell(args: argparse.Namespace, rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
     """The tables for people and the report for programs."""
-    averages, gained, videos = means(rows), gains(rows), fvd_rows(rows)
+    averages, gained, paid, videos = means(rows), gains(rows), prices(rows), fvd_rows(rows)
     for row in videos:
         next(mean for mean in averages if row.items() >= keys_of(mean).items())["fvd"] = row["fvd"]
     console = options.console(args.json)
@@ -142,13 +164,15 @@ def tell(args: argparse.Namespace, rows: list[dict[str, Any]], found: dict[str, 
     if any(row["few"] for row in videos):
         console.print(f"FVD of {videos[0]['videos']} videos compares methods here at best: the paper has 100")
     if gained:
-        console.print(gain_table(gained))
-    report = {"settings": found, "rows": without_features(rows), "means": averages, "gains": gained}
+        console.print(gain_table(gained, "flash over x_init"))
+    if paid:
+        console.print(gain_table(paid, "flash in chunks of 1 latent over chunks of 3"))
+    report = {"settings": found, "rows": without_features(rows), "means": averages, "gains": gained, "prices": paid}
     write_json(report | ({"fvd": videos} if videos else {}), args.json)
 
 
 def keys_of(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in ("operator", "variant", "output_consistency", "coded")}
+    return {key: row[key] for key in ROW_KEYS}
 
 
 def run_loss(args: argparse.Namespace, solver: Solver, model: Model, config: SolverConfig) -> int:
@@ -179,15 +203,14 @@ def plan(args: argparse.Namespace, config: SolverConfig) -> list[Task]:
     prepare(operators, args)
     tasks = []
     for operator in operators:
-        for coding in args.coded:
-            for variant in variants:
-                if not suits(variant, operator):
+        for coding, count, variant in product(args.coded, args.latents, variants):
+            if not suits(variant, operator):
+                continue
+            for consistent in (False, True):
+                if consistent and (variant == "degraded" or config.output_gamma == 0):
                     continue
-                for consistent in (False, True):
-                    if consistent and (variant == "degraded" or config.output_gamma == 0):
-                        continue
-                    own = variant_config(variant, config, consistent)
-                    tasks.append(Task(operator, variant, variant, own, coding, args.told_noise))
+                own = variant_config(variant, config, consistent)
+                tasks.append(Task(operator, variant, variant, own, coding, args.told_noise, latents=count))
     if not tasks:
         raise UsageError(f"expected a variant for {args.operators}, found {args.variants}, which is none for it")
     return tasks
@@ -272,14 +295,15 @@ def sheet_rows(clip: Path, pixels: Pixels, tasks: list[Task], kept: dict[Task, P
     """A row of pictures for each operator and coding of a clip."""
     rows = []
     original = pixels[sheet_frame(len(pixels))]
-    for operator, coding in dict.fromkeys((task.operator, task.coding) for task in tasks):
+    for operator, coding, count in dict.fromkeys((task.operator, task.coding, task.latents) for task in tasks):
         own = {
             (task.variant, task.row_keys["output_consistency"]): task
             for task in tasks
-            if (task.operator, task.coding) == (operator, coding)
+            if (task.operator, task.coding, task.latents) == (operator, coding, count)
         }
         cells = [(label(own[wanted]), kept[own[wanted]]) for wanted in SHEET_VARIANTS if wanted in own]
         title = f"{clip.stem}: {operator.kind}" + (f", {coding}" if coding else "")
+        title += "" if count == 3 else ", chunks of 4 frames"
         rows.append(SheetRow(title, (*cells, ("original", original))))
     return rows
 
@@ -300,6 +324,7 @@ def settings(args: argparse.Namespace, config: SolverConfig, model: Model, bench
         "told_noise": args.told_noise,
         "coded": args.coded,
         "seed": args.seed,
+        "latents": args.latents,
         "frames": args.frames,
         "solver": config.model_dump(),
         "num_steps": config.num_steps or model.num_steps,

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from torch import Tensor
 
+from core.chunks import ChunkSpec
 from core.contract import Pixels, SolverConfig
 from core.evaluation.as_published import as_published
 from core.evaluation.clip_solvers import ClipSolver
@@ -50,6 +51,8 @@ class Task:
     as_published: bool = False
     keys: tuple[tuple[str, Any], ...] = ()
     """further keys of its row"""
+    latents: int = 3
+    """of a chunk"""
 
     @property
     def row_keys(self) -> dict[str, Any]:
@@ -83,9 +86,9 @@ class Bench:
     outside: dict[str, ClipSolver] = field(default_factory=dict)
     """the methods that are not ours, by name"""
 
-    def method(self, name: str) -> ClipSolver:
-        """The method of that name, ours or one from outside."""
-        return self.outside.get(name) or clip_solver(name, self.solver)
+    def method(self, name: str, spec: ChunkSpec) -> ClipSolver:
+        """The method of that name, ours with chunks of `spec` or one from outside."""
+        return self.outside.get(name) or clip_solver(name, self.solver, spec)
 
 
 @dataclass
@@ -108,26 +111,28 @@ class ClipRun:
     def __init__(self, bench: Bench, name: str, pixels: Pixels):
         self.bench, self.name, self.pixels = bench, name, pixels
         self._extras: ClipExtras | None = None
-        self._measured: tuple[tuple[Operator, str | None], list[MeasuredChunk]] | None = None
+        self._measured: tuple[tuple[Operator, str | None, int], list[MeasuredChunk]] | None = None
 
     def run(self, task: Task) -> tuple[dict[str, Any], Pixels]:
         """The task's row, and its restored frames [T, H, W, 3]."""
         chunks, frames = self._chunks(task), Frames()
         y = torch.cat([chunk.y for chunk in chunks])
-        parts = self.bench.method(task.method).restore_clip(y, task.told(), self.bench.seed, task.config)
+        method = self.bench.method(task.method, ChunkSpec(task.latents))
+        parts = method.restore_clip(y, task.told(), self.bench.seed, task.config)
         score = score_clip(parts, chunks, task.operator, frames, time.perf_counter)
         pixels = frames.pixels()
         self._extras = self._extras or self.bench.extras.of_clip(self.name, self.pixels)
-        row = {"clip": self.name, **task.row_keys, **score.row(), **self._extras.row(pixels)}
+        row = {"clip": self.name, **task.row_keys, "latents": task.latents, **score.row(), **self._extras.row(pixels)}
         if self.bench.ffmpeg:
             row["vmaf"] = score_vmaf(self.bench.ffmpeg, pixels, self.pixels)
         return row, pixels
 
     def _chunks(self, task: Task) -> list[MeasuredChunk]:
         """The clip as the task's operator measures it. The last one is kept: tasks of an operator follow each other."""
-        key = (task.operator, task.coding)
+        key = (task.operator, task.coding, task.latents)
         if self._measured is None or self._measured[0] != key:
-            found = measured(self.pixels, task.operator, self.bench.seed, self.bench.model.device, task.coding)
+            device, spec = self.bench.model.device, ChunkSpec(task.latents)
+            found = measured(self.pixels, task.operator, self.bench.seed, device, task.coding, spec)
             self._measured = key, list(found)
         return self._measured[1]
 

@@ -50,6 +50,8 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("expected no --sheet with --loss, which draws none")
     if args.coded != [None]:
         raise UsageError("expected no --coded with --loss, which codes nothing")
+    if args.latents != [3]:
+        raise UsageError("expected no --latents with --loss, which loses frames of chunks of 12")
 
 
 def evaluate(

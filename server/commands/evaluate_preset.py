@@ -41,6 +41,8 @@ def check(args: argparse.Namespace) -> None:
     """Raises UsageError for arguments that have no meaning together."""
     if args.loss or args.sheet or args.operators != "all" or args.variants != "all" or args.coded != [None]:
         raise UsageError("expected no --loss, --sheet, --operators, --variants or --coded with --preset")
+    if args.latents != [3]:
+        raise UsageError("expected no --latents with --preset")
     for form in args.forms.split(","):
         if form not in PRESETS[args.preset].forms:
             raise UsageError(f"expected --forms among {', '.join(PRESETS[args.preset].forms)}, found {form!r}")

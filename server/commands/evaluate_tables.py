@@ -25,32 +25,37 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 )
 """key, heading and format; a column that no row has is left out"""
 
+USUAL = {"coded": None, "latents": 3}
+"""conditions of a row; each is a column where a row has another one"""
+
 
 def mean_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """One line an operator, coding and variant."""
+    """One line an operator, coding, chunk length and variant."""
     columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in rows)]
-    coded = any(row["coded"] for row in rows)
+    conditions = [name for name, usual in USUAL.items() if any(row[name] != usual for row in rows)]
     table = Table(title="means over clips")
-    for name in ("operator", *(["coded"] if coded else []), "variant", "oc"):
+    for name in ("operator", *conditions, "variant", "oc"):
         table.add_column(name)
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")
     last = None
     for row in rows:
-        if last not in (None, (row["operator"], row["coded"])):
+        held = [row["operator"], *(str(row[name] or "none") for name in conditions)]
+        if last not in (None, held):
             table.add_section()
-        last = (row["operator"], row["coded"])
-        names = [row["operator"], *([row["coded"] or "none"] if coded else []), row["variant"]]
+        last = held
+        names = [*held, row["variant"]]
         cells = [written(row.get(key), digits) for key, _, digits in columns]
         table.add_row(*names, "yes" if row["output_consistency"] else "", *cells)
     return table
 
 
-def gain_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """What flash gains on x_init, an operator and coding a line."""
-    table = Table(title="flash over x_init, both with output consistency")
-    table.add_column("operator")
-    table.add_column("coded")
+def gain_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """Differences of two rows, an operator, coding and chunk length a line."""
+    table = Table(title=f"{title}, both with output consistency")
+    conditions = [name for name, usual in USUAL.items() if any(row.get(name, usual) != usual for row in rows)]
+    for name in ("operator", *conditions):
+        table.add_column(name)
     for name in ("clips", "PSNR dB", "worst", "SSIM", "worst", "VMAF", "worst"):
         table.add_column(name, justify="right")
     for row in rows:
@@ -58,7 +63,7 @@ def gain_table(rows: Sequence[dict[str, Any]]) -> Table:
         for key, digits in (("psnr", 2), ("ssim", 4), ("vmaf", 1)):
             pair = row.get(key)
             cells += [f"{pair[end]:+.{digits}f}" if pair else "-" for end in ("mean", "min")]
-        table.add_row(row["operator"], row["coded"] or "", str(row["clips"]), *cells)
+        table.add_row(row["operator"], *(str(row[name] or "none") for name in conditions), str(row["clips"]), *cells)
     return table
 
 

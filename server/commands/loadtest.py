@@ -7,12 +7,13 @@ import asyncio
 import math
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from core.chunks import CHUNK_FRAMES
+from core.chunks import ChunkSpec
+from core.contract import LATENTS, Latency
 from core.errors import UsageError, explain
 from core.json_report import check_json, write_json
 from server.loadtest.client import ClientConfig
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, default=16.0, help="frames per second (%(default)g)")
     parser.add_argument(
         "--operator", default="super_resolution", metavar="KIND", help="to apply and undo (%(default)s)"
+    )
+    parser.add_argument(
+        "--latency", choices=get_args(Latency), default="normal", help="low: chunks of 4 frames (%(default)s)"
     )
     parser.add_argument("--model", metavar="NAME", help="the model that must serve; any, unless named")
     parser.add_argument("--clip", metavar="FILE", help="a video to send instead of the synthetic scene")
@@ -72,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     base, report = client_config(args), report_path(args.report)
     check_bounds(args)
     check_json(args.json)
-    limits = Limits(fps=base.fps, budget=args.budget, chunk_frames=CHUNK_FRAMES)
+    chunk_frames = ChunkSpec(LATENTS[base.latency]).frames(1)
+    limits = Limits(fps=base.fps, budget=args.budget, chunk_frames=chunk_frames)
     test = LoadTest(base, limits)
     outcome = asyncio.run(chosen(test, args))
     settings = {**base.model_dump(exclude={"tag", "misbehaviour"}), "budget": args.budget, "bad": args.bad}
@@ -121,6 +126,7 @@ def client_config(args: argparse.Namespace) -> ClientConfig:
             fps=args.fps,
             seconds=args.seconds,
             operator={"kind": args.operator},
+            latency=args.latency,
             model=args.model,
             clip=check_clip(args.clip),
         )

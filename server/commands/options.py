@@ -11,8 +11,9 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from core.chunks import ChunkSpec
 from core.coding import parse_coding
-from core.contract import SolverConfig
+from core.contract import LATENTS, Latency, SolverConfig
 from core.errors import UsageError, explain
 from core.models.load import Model, load
 from core.models.table import MODELS, check_tier
@@ -62,6 +63,13 @@ def add_operator_arguments(parser: argparse.ArgumentParser) -> None:
         defaults = ", ".join(dict.fromkeys(str(field.default) for field in fields.values()))
         words = f"{_help(next(iter(fields.values())), defaults)} [{', '.join(fields)}]"
         group.add_argument(f"--operator.{name}", metavar="VALUE", help=words)
+
+
+def add_latency_argument(parser: argparse.ArgumentParser) -> None:
+    frames = ", ".join(f"{ChunkSpec(LATENTS[name]).frames(1)} with {name}" for name in get_args(Latency))
+    parser.add_argument(
+        "--latency", choices=get_args(Latency), default="normal", help=f"length of a chunk in frames: {frames}"
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_file_arguments(parser)
     options.add_model_arguments(parser)
+    options.add_latency_argument(parser)
     options.add_operator_arguments(parser)
     options.add_solver_arguments(parser)
     options.add_json_argument(parser)

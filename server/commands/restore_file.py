@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from core.contract import Mode, Panel, Pixels
+from core.chunks import ChunkSpec
+from core.contract import LATENTS, Mode, Panel, Pixels
 from core.engine import ChunkResult, Engine
 from core.errors import UsageError
+from core.models.table import check_latency
 from core.operators.deinterlace import Deinterlace
 from core.operators.kernels import KERNEL_SIDE
 from core.operators.table import Operator
@@ -67,6 +69,7 @@ def check(args: argparse.Namespace) -> None:
         options.operator(args.operator, args, **drawn(args))
     if args.coded and not args.simulate:
         raise UsageError("--coded goes with --simulate: a video that comes degraded was coded already")
+    check_latency(args.model, args.latency)
     options.solver_config(args)
 
 
@@ -112,7 +115,8 @@ def _restored(
         running = engine()
         mode: Mode = "simulate" if args.simulate else "incoming"
         try:
-            running.open(STREAM, operator, mode, *geometry.restored, seed=args.seed, coding=args.coded)
+            spec = ChunkSpec(LATENTS[args.latency])
+            running.open(STREAM, operator, mode, *geometry.restored, args.seed, spec, args.coded)
         except ValueError as error:
             raise UsageError(f"{error}; --size chooses another size") from error
         try:
@@ -207,9 +211,9 @@ def restore(
     panels: tuple[Panel, ...] = ("original", "x_init", "restored") if args.simulate else ("restored",)
     pictures = source.pictures(geometry.scaled or geometry.taken, sink.carry)
     with progress(source.about.length, name) as advance:
-        for chunk in in_chunks(pictures, engine.spec):
+        for chunk in in_chunks(pictures, ChunkSpec(LATENTS[args.latency])):
             arrived = time.perf_counter()
-            frames = fill(chunk, engine.spec.frames(len(tally.guided)), geometry)
+            frames = fill(chunk, engine.frames(STREAM), geometry)
             result = engine.step(STREAM, frames, operator, config, panels=panels)
             count(tally, result, len(chunk), geometry, args.simulate)
             restored = cut(result.panels, len(panels) - 1, len(chunk), geometry)

@@ -111,7 +111,8 @@ class Device:
         self._close(request.stream_id)
         try:
             operator = operator_of(request.operator)
-            self.engine.open(request.stream_id, operator, spec.mode, spec.height, spec.width, spec.seed)
+            size = spec.height, spec.width
+            self.engine.open(request.stream_id, operator, spec.mode, *size, spec.seed, spec.chunks)
         except ValueError as error:
             memory.close()
             return Refused(str(error))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from core.contract import Mode, Panel, Rung, SolverConfig, TrustShares
+from core.chunks import ChunkSpec
+from core.contract import LATENTS, Latency, Mode, Panel, Rung, SolverConfig, TrustShares
 from core.operators.config import OperatorConfig
 
 
@@ -41,6 +42,12 @@ class StreamSpec:
     mode: Mode
     panels: tuple[Panel, ...] = ("restored",)
     seed: int = 0
+    latency: Latency = "normal"
+
+    @property
+    def chunks(self) -> ChunkSpec:
+        """How long its chunks are."""
+        return ChunkSpec(LATENTS[self.latency])
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class Ready:
     """device memory for all streams together; 0 does not count it"""
     x_init_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
     """the same of a chunk that passes the model by: of a large model no fixed share of a full one"""
+    low_latency_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
+    """the same of a full chunk of low latency, where the model has such"""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from core.contract import Rung, SolverConfig
+from core.chunks import CHUNKS, ChunkSpec
+from core.contract import LATENTS, Rung, SolverConfig
 from core.engine import Engine
 from core.models.load import Model
 from core.models.table import MODELS
@@ -28,7 +29,7 @@ class WarmUp:
     """of device memory that an open stream holds; 0 on a CPU"""
 
 
-def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> WarmUp:
+def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int], latents: int = 3) -> WarmUp:
     """Restores chunks of `size` (width, height) on a stream of its own, and tells what the last two took.
 
     Before them the cache fills, and whatever compiles for each of its fillings does so. Later chunks are not guided,
@@ -41,11 +42,11 @@ def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int]) -> Warm
     rng = np.random.default_rng(0)
     on_cpu = engine.model.device.type == "cpu"
     seconds = {}
-    settled = max(2, engine.model.denoiser.chunks_to_settle)
-    engine.open("warmup", operator, "simulate", height, width)
+    settled = max(2, -(-engine.model.denoiser.chunks_to_settle * CHUNKS.latents // latents))
+    engine.open("warmup", operator, "simulate", height, width, spec=ChunkSpec(latents))
     for index in range(settled + 2):
         rung: Rung = "full" if index <= settled else "x_init"
-        frames = rng.integers(0, 256, (engine.spec.frames(index), height, width, 3), np.uint8)
+        frames = rng.integers(0, 256, (engine.frames("warmup"), height, width, 3), np.uint8)
         wall, cpu = time.perf_counter(), time.process_time()
         engine.step("warmup", frames, operator, solver, rung)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -62,12 +63,16 @@ def warmed_up(engine: Engine, solver: SolverConfig, options: DeviceOptions) -> R
     """
     if options.measured is not None and engine.model.device.type == "cpu":
         return options.measured
-    costs = {size: warm_up(engine, solver, size) for size in options.warm_sizes or (usual_size(engine.model),)}
+    sizes = options.warm_sizes or (usual_size(engine.model),)
+    costs = {size: warm_up(engine, solver, size) for size in sizes}
+    low = LATENTS["low"]
+    short = {size: warm_up(engine, solver, size, low) for size in sizes if low in engine.model.latents}
     return Ready(
         {size: cost.seconds for size, cost in costs.items()},
         {size: cost.session_bytes for size, cost in costs.items()},
         free_bytes(engine),
         {size: cost.x_init_seconds for size, cost in costs.items()},
+        {size: cost.seconds for size, cost in short.items()},
     )
 
 

@@ -9,7 +9,6 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from core.chunks import CHUNK_FRAMES
 from server.device.backoff import Backoff
 from server.device.frame_memory import FrameMemory
 from server.device.messages import (
@@ -392,4 +391,4 @@ class Worker:
 
 def frame_bytes(spec: StreamSpec) -> int:
     """Bytes of the longest chunk of one panel, RGB."""
-    return CHUNK_FRAMES * spec.height * spec.width * 3
+    return spec.chunks.most_frames * spec.height * spec.width * 3

@@ -27,6 +27,7 @@ from avis_client.session import Refused, Report, Session, Unreachable
 from pydantic import Field
 
 from core.config import Config
+from core.contract import Latency
 from server.loadtest.footage import Clip, Footage, SyntheticScene, Yuv
 from server.loadtest.frame_code import Luma, code_height, draw_code, read_code, unwrap
 
@@ -50,6 +51,8 @@ class ClientConfig(Config):
     seconds: float = Field(60.0, gt=0, le=1e7)
     operator: dict[str, Any] = Field(default_factory=lambda: {"kind": "super_resolution"})
     solver: dict[str, Any] = Field(default_factory=dict)
+    latency: Latency = "normal"
+    """length of the session's chunks"""
     model: str | None = None
     clip: str | None = None
     """a video file; None sends a synthetic scene"""
@@ -154,6 +157,7 @@ class Client:
             "operator": config.operator,
             "solver": config.solver,
             "fps": config.fps,
+            "latency": config.latency,
             "size": f"{config.width}x{config.height}",
         }
         if config.model is not None:

@@ -73,8 +73,8 @@ MOST_TRIES = 16
 LEARNED = 0.2
 """Learning rate towards the measured cost, per chunk."""
 
-_Key = tuple[str, int, int, int, Rung, bool]
-"""model, width, height, num_steps, rung, guided"""
+_Key = tuple[str, int, int, int, int, Rung, bool]
+"""model, width, height, frames, num_steps, rung, guided"""
 
 
 @dataclass
@@ -225,13 +225,16 @@ class CostModel:
             self._costs[key] = base * exp(LEARNED * error)
 
     def _scaled(self, workload: Workload, rung: Rung, keys: Iterable[_Key]) -> float:
-        """From the chunk on `rung`, of those in `keys`, that is nearest in pixels: by pixels and by passes."""
-        pixels = workload.width * workload.height
-        model, _, _, passes, _, _ = _key(workload, rung, False)
+        """From the chunk on `rung`, of those in `keys`, nearest in length, then in pixels: by both and by passes."""
+        model, width, height, length, passes, _, _ = _key(workload, rung, False)
+        pixels = width * height
         known = [
-            (abs(w * h - pixels), self._costs[key] * pixels / (w * h) * (passes + 1) / (steps + 1))
+            (
+                (abs(frames - length), abs(w * h - pixels)),
+                self._costs[key] * pixels / (w * h) * length / frames * (passes + 1) / (steps + 1),
+            )
             for key in keys
-            for name, w, h, steps, kind, guided in [key]
+            for name, w, h, frames, steps, kind, guided in [key]
             if (name, kind, guided) == (model, rung, False)
         ]
         return min(known)[1] if known else 0.0
@@ -245,6 +248,7 @@ def ratio(rung: Rung, guided: bool, num_steps: int) -> float:
 
 
 def _key(workload: Workload, rung: Rung, guided: bool) -> _Key:
+    shape = workload.model, workload.width, workload.height, workload.frames
     if rung == "x_init":  # the model has no part in it
-        return workload.model, workload.width, workload.height, 0, rung, False
-    return workload.model, workload.width, workload.height, workload.num_steps, rung, guided
+        return *shape, 0, rung, False
+    return *shape, workload.num_steps, rung, guided

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+from core.errors import UsageError
+from core.models.table import check_latency
 from core.operators.config import OperatorConfig
 from server.refusals import Refusal
 from server.sessions.config import SessionConfig
@@ -21,6 +23,10 @@ def check(config: SessionConfig, settings: Settings) -> None:
     """Refuses what no session of a server with these settings may be."""
     if config.fps > settings.max_fps:
         raise Refusal(422, "bad_setting", f"fps may be {settings.max_fps:g} at most here, not {config.fps:g}")
+    try:
+        check_latency(settings.model, config.latency)
+    except UsageError as error:
+        raise Refusal(422, "bad_setting", f"latency: {error}") from error
     if config.record != "nothing" and settings.recordings is None:
         raise Refusal(422, "no_recording", "this server keeps no recordings: its setting recordings is unset")
     if config.size is None:

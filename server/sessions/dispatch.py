@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core.chunks import CHUNK_FRAMES
-from core.contract import Rung, SolverConfig
+from core.chunks import ChunkSpec
+from core.contract import LATENTS, Rung, SolverConfig
 from core.errors import UsageError, explain
 from core.models.table import check_tier
 from server.device.messages import DeviceOptions, Ready
@@ -160,8 +160,8 @@ class Dispatch:
             num_steps=config.solver.num_steps or self.solver.num_steps,
             reinject_every=config.solver.reinject_every,
             fps=config.fps,
-            frames=CHUNK_FRAMES,
-            budget=self.settings.latency_budget,
+            frames=config.chunks.frames(1),
+            budget=config.budget(self.settings),
         )
 
     # --- for sessions (server.sessions.session.Host) ------------------------------------------------
@@ -230,7 +230,7 @@ class Dispatch:
         if session is not None:
             account = self._accounts[session.id]
             account.skipped = True
-            self._observe(session, account, clock(), -self.settings.latency_budget)
+            self._observe(session, account, clock(), -account.workload.budget)
             session.pass_through(job)
 
     def on_refused(self, job: Job[Work], reason: str) -> None:
@@ -283,6 +283,9 @@ class Dispatch:
             self.admission.costs.calibrate(workload, seconds)
             if size in ready.x_init_seconds:
                 self.admission.costs.calibrate(workload, ready.x_init_seconds[size], "x_init")
+            if size in ready.low_latency_seconds:
+                short = workload.model_copy(update={"frames": ChunkSpec(LATENTS["low"]).frames(1)})
+                self.admission.costs.calibrate(short, ready.low_latency_seconds[size])
 
     def _count(self, job: Job[Work], restoration: Restoration) -> None:
         """Counts what each stage of the chunk took, its waiting too, how well it was done and whether in time."""

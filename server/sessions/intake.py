@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from av import VideoFrame
 
-from core.chunks import Chunk, Chunker
+from core.chunks import Chunk, Chunker, ChunkSpec
 from core.contract import Pixels
 from server.media.sampling import FrameSampler
 from server.sessions.telemetry import SessionFigures
@@ -65,13 +65,14 @@ class FilledChunk:
 class Intake:
     """Gives the frames of one session their slots and fills chunks with them. Counts what it drops in `figures`."""
 
-    def __init__(self, fps: float, idle_pause: float, figures: SessionFigures):
+    def __init__(self, fps: float, idle_pause: float, figures: SessionFigures, chunks: ChunkSpec):
         """`idle_pause`: seconds without a frame up to which the slots that stayed empty are filled."""
         self._fps = fps
         self._limit = INBOX + round(idle_pause * fps)
         self._figures = figures
         self._sampler = FrameSampler(fps, max_fill=idle_pause)
-        self._chunker: Chunker[tuple[SlottedFrame, Pixels]] = Chunker()
+        self._chunks = chunks
+        self._chunker: Chunker[tuple[SlottedFrame, Pixels]] = Chunker(chunks)
         self._inbox: deque[SlottedFrame] = deque()
         self._last: VideoFrame | None = None
         """the last frame, which fills slots that stay empty after it"""
@@ -117,7 +118,7 @@ class Intake:
         frame = self._inbox.popleft()
         if frame.gap:
             self._figures.dropped["gap"] += self._chunker.pending
-            self._chunker = Chunker(index=self._chunker.index)
+            self._chunker = Chunker(self._chunks, self._chunker.index)
             self._gap = True
         return frame
 
@@ -149,7 +150,7 @@ class Intake:
         """The next chunk opens a stream; frames of a later chunk that was filling are dropped."""
         if self._chunker.index != 0:
             self._figures.dropped["gap"] += self._chunker.pending
-            self._chunker = Chunker()
+            self._chunker = Chunker(self._chunks)
 
     def _source_time(self, time: float, now: float) -> float:
         """A timestamp on the session's own time line, on which a new connection goes on."""

@@ -11,7 +11,7 @@ from typing import Any
 from aiortc import RTCDataChannel
 from av import VideoFrame
 
-from core.chunks import CHUNK_FRAMES
+from core.chunks import CHUNKS
 from server.device.work import Restoration, Work
 from server.media.audio import CarriedTrack
 from server.media.broadcast import Broadcast
@@ -73,7 +73,7 @@ class Outlet:
     """Turns chunks into pictures, in order, plays them, and reports each chunk as its first frame leaves."""
 
     def __init__(self, fps: float, preroll: float, figures: SessionFigures, send_report: SendReport):
-        playout: Playout[Outgoing] = Playout(fps, preroll, capacity=4 * CHUNK_FRAMES)
+        playout: Playout[Outgoing] = Playout(fps, preroll, capacity=4 * CHUNKS.most_frames)
         self.track = RestoredTrack(playout, self._on_left, self._on_dropped)
         self.broadcast = Broadcast(self.track, limit=OUTPUT_FRAMES)
         """the restored video, for the client's connection or for players"""

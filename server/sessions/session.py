@@ -104,7 +104,7 @@ class Session:
         """chunks so far"""
         self._settings = settings
         self._host = host
-        self._intake = Intake(config.fps, settings.idle_pause, self.figures)
+        self._intake = Intake(config.fps, settings.idle_pause, self.figures, config.chunks)
         self._arrived = asyncio.Event()
         self._reader = PictureReader()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -289,7 +289,8 @@ class Session:
     def _fix_size(self, picture: VideoFrame) -> None:
         """Fixes the size of the stream, from the configuration or from the first frame."""
         width, height = self.config.size or fit_size(self.config, picture.width, picture.height, self._settings)
-        self.spec = StreamSpec(height, width, self.config.mode, self.config.panels, self.config.seed)
+        config = self.config
+        self.spec = StreamSpec(height, width, config.mode, config.panels, config.seed, config.latency)
         self._host.sized(self)
 
     def _send_off(self, filled: FilledChunk) -> None:
@@ -309,7 +310,7 @@ class Session:
             standing=filled.standing,
         )
         self.number += 1
-        deadline = work.arrivals[-1] + self._settings.latency_budget
+        deadline = work.arrivals[-1] + self.config.budget(self._settings)
         self._host.queue(self, Job(self.id, filled.chunk, deadline, work, opening=filled.chunk.index == 0))
 
     # --- what became of a chunk -------------------------------------------------------------------
@@ -353,6 +354,7 @@ class Session:
             "mode": self.config.mode,
             "size": f"{self.spec.width}x{self.spec.height}" if self.spec else None,
             "fps": self.config.fps,
+            "latency": self.config.latency,
             "panels": list(self.config.panels),
             "rung": self.rung,
             "operator": self.wanted.operator.model_dump(mode="json"),

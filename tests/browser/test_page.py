@@ -385,6 +385,14 @@ async def test_restore_only_takes_the_source_as_the_measurement(visit):
         assert "dB" not in await figure(page, "psnr")
 
 
+async def test_low_latency_restores_four_frames_at_a_time(visit, server):
+    async with visit() as page:
+        await page.check("#low_latency")
+        await start(page)
+        report = await (await page.request.get(f"{server}/sessions/{page.sessions[-1]}")).json()
+        assert report["latency"] == "low" and report["chunk"]["frames"] in (4, 5)
+
+
 async def test_the_cameras_sound_comes_back_with_the_picture_where_it_was_asked_for(visit):
     async with visit() as page:
         await choose(page, "source", "camera")

@@ -1,13 +1,16 @@
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from core.chunks import ChunkSpec
 from core.contract import SolverConfig
 from core.engine import Engine
 from core.errors import UsageError
 from core.models.load import Model, choose_device, load
+from core.models.table import check_latency
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from core.operators.averages import TemporalAverage
@@ -194,3 +197,30 @@ def test_a_stream_that_reaches_anothers_memory_is_found(engine, frames):
     engine._streams["b"].state = engine._streams["a"].state
     with pytest.raises(AssertionError, match="streams a and b share memory"):
         engine.check_integrity()
+
+
+@pytest.mark.parametrize("operator", [SuperResolution(), TemporalAverage()], ids=lambda op: op.kind)
+def test_a_stream_of_short_chunks_beside_one_of_long_ones_is_bit_equal_to_it_alone(engine, frames, operator):
+    short = ChunkSpec(latents=1)
+
+    def step(name, start, length):
+        return engine.step(name, frames[start : start + length], operator, CONFIG).panels
+
+    engine.open("alone", operator, "simulate", H, W, seed=4, spec=short)
+    starts = [(0, 5), (5, 4), (9, 4), (13, 4)]
+    alone = [step("alone", *part) for part in starts]
+    engine.open("a", operator, "simulate", H, W, seed=4, spec=short)
+    engine.open("b", operator, "simulate", H, W, seed=5)
+    together = [step("a", *starts[0]), step("b", 0, 9), *(step("a", *part) for part in starts[1:]), step("b", 9, 12)]
+    assert [len(panels) for panels in alone] == [5, 4, 4, 4]
+    assert all(np.array_equal(p, q) for p, q in zip(alone, [together[0], *together[2:5]], strict=True))
+    assert (engine.frames("a"), engine.frames("b")) == (4, 12)
+
+
+def test_a_model_refuses_chunks_that_it_was_not_trained_on(engine):
+    engine.model = replace(engine.model, latents=(3,))
+    with pytest.raises(ValueError, match="model small takes chunks of 3 latents, not 1"):
+        engine.open("a", SuperResolution(), "simulate", H, W, spec=ChunkSpec(latents=1))
+    with pytest.raises(UsageError, match=r"model wan2.1-1.3b was trained on chunks of 12 frames, and takes none of 4"):
+        check_latency("wan2.1-1.3b", "low")
+    check_latency("tiny", "low")

@@ -125,8 +125,8 @@ def restore(model: Model, operator: Any, mode: Any) -> None:
     with ReadsOnes(), ApartFromTheCpu():
         engine.open("s", operator, mode, *SIZE)
         height, width = SIZE if mode == "simulate" else operator.measurement_size(*SIZE)
-        for index, (lost, rung) in enumerate((((), "full"), ((3,), "full"), ((), "x_init"))):
-            frames = np.zeros((engine.spec.frames(index), height, width, 3), np.uint8)
+        for lost, rung in (((), "full"), ((3,), "full"), ((), "x_init")):
+            frames = np.zeros((engine.frames("s"), height, width, 3), np.uint8)
             config = SolverConfig(reinject_every=1)
             engine.step("s", frames, operator, config, rung, ("degraded", "restored"), lost=lost)
 
@@ -151,7 +151,7 @@ def test_nothing_but_pixels_comes_to_the_device_in_a_steady_step(operator):
     engine.open("s", operator, "simulate", *SIZE)
     with ReadsOnes():
         for index in range(5):
-            frames = np.zeros((engine.spec.frames(index), *SIZE, 3), np.uint8)
+            frames = np.zeros((engine.frames("s"), *SIZE, 3), np.uint8)
             with CountsMoves() as moves, RefusesLists() if index else nullcontext():
                 engine.step("s", frames, operator, config)
     assert moves.shapes == [frames.shape]

@@ -185,6 +185,18 @@ async def test_every_chunk_is_reported_on_the_data_channel(server):
         assert sum(report["chunks"]["by_rung"].values()) >= 3
 
 
+async def test_a_session_of_low_latency_waits_for_four_frames_beside_one_that_waits_for_twelve(server):
+    async with client(server, latency="low") as low, client(server, first=512) as usual:
+        await low.until(lambda: len(low.reports()) >= 8 and len(usual.reports()) >= 3)
+        assert [report["frames"] for report in low.reports()][:4] == [5, 4, 4, 4]
+        assert {report["rung"] for report in low.reports()} == {"full"}
+        assert [report["frames"] for report in usual.reports()][:3] == [9, 12, 12]
+        assert low.reports()[-1]["latency_ms"] < usual.reports()[-1]["latency_ms"]
+        _, report = await low.report()
+        assert report["latency"] == "low"
+        assert (np.diff(low.numbers) >= 0).all() and max(low.numbers) < 512 <= min(usual.numbers)
+
+
 async def test_a_changed_operator_applies_from_the_chunk_that_was_named(server):
     _, http, url = server
     async with client(server) as peer:

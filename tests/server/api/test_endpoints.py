@@ -38,6 +38,7 @@ BAD_FIELDS = [
     ({"operator": {"kind": "inpainting", "keep": "NaN"}}, "keep"),
     ({"operator": {"kind": "mask", "png": "AAAA"}}, "png"),
     ({"mode": "both"}, "mode"),
+    ({"latency": "none"}, "latency"),
     ({"fps": 0}, "fps"),
     ({"fps": "fast"}, "fps"),
     ({"fps": 50}, "fps"),

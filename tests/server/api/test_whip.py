@@ -268,6 +268,7 @@ async def test_bad_requests_get_the_code_that_says_why():
         assert (await post("/whip/a%20b", sdp.replace("recvonly", "sendonly")))[0] == 404
         assert (await post("/whip/cam?size=13x13", sdp.replace("recvonly", "sendonly")))[0] == 422
         assert (await post("/whip/cam?colour=blue", sdp.replace("recvonly", "sendonly")))[0] == 422
+        assert (await post("/whip/cam?latency=none", sdp.replace("recvonly", "sendonly")))[0] == 422
         assert (await post("/whip/cam?operator=magic", sdp.replace("recvonly", "sendonly")))[0] == 422
         assert (await post("/whip/cam?tier=best", sdp.replace("recvonly", "sendonly")))[0] == 422
         status, headers = await post("/whep/cam", sdp)

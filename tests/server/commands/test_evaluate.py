@@ -84,6 +84,23 @@ def test_an_operator_may_be_given_as_json(clip, tmp_path):
     assert report["settings"]["operators"][0]["taps"] == [[1, 2, 1]] and report["rows"][0]["operator"] == "kernel"
 
 
+def test_short_chunks_stand_beside_long_ones_and_their_price_is_told(clip, tmp_path, capsys):
+    arguments = ["eval", str(clip), "--size", "64x48", "--no-vmaf", "--operators", "super_resolution"]
+    arguments += ["--variants", "x_init,flash", "--latents", "3,1", "--json", str(tmp_path / "report.json")]
+    assert cli.main(arguments) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    psnr = {(r["latents"], r["variant"]): r["psnr"] for r in report["rows"] if r["output_consistency"]}
+    chunks = {row["latents"]: len(row["psnr_of_chunks"]) for row in report["rows"]}
+    assert chunks == {3: 2, 1: 3}, "12 frames are 9 + 3, and 5 + 4 + 3"
+    [price] = report["prices"]
+    assert price["psnr"]["mean"] == pytest.approx(psnr[1, "flash"] - psnr[3, "flash"])
+    assert [(row["operator"], row["latents"]) for row in report["gains"]] == [
+        ("super_resolution", 3),
+        ("super_resolution", 1),
+    ]
+    assert "chunks of 1 latent over chunks of 3" in capsys.readouterr().out
+
+
 def test_losses_compare_intact_frozen_and_masked_on_the_same_frames(clip, tmp_path, capsys):
     arguments = ["eval", str(clip), "--size", "64x48", "--operators", "super_resolution,temporal_average"]
     arguments += ["--loss", "0.1,0.3", "--burst", "2", "--json", str(tmp_path / "report.json")]
@@ -116,6 +133,9 @@ def test_losses_compare_intact_frozen_and_masked_on_the_same_frames(clip, tmp_pa
             ["--operators", "gaussian_blur", "--operator.keep", "0.5"],
             "expected an operator among --operators that has --operator.keep, found gaussian_blur",
         ),
+        (["--latents", "2"], "expected 3 or 1 latents, found '2'"),
+        (["--latents", "1", "--model", "wan2.1-1.3b"], "trained on chunks of 12 frames, and takes none of 4"),
+        (["--latents", "1", "--loss", "0.1"], "expected no --latents with --loss"),
         (["--seed", "-1"], "expected a whole number from 0"),
     ],
 )

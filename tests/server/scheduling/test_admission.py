@@ -94,6 +94,15 @@ def test_a_size_that_was_never_measured_costs_by_its_pixels_and_passes():
     assert admission.costs.cost(0.0, SMALL.model_copy(update={"num_steps": 1})) == pytest.approx(0.1 * 2 / 3)
 
 
+def test_a_short_chunk_costs_what_warm_up_measured_or_its_share_of_a_long_one():
+    costs = device(0.3).costs
+    short, larger = (w.model_copy(update={"frames": 4}) for w in (SMALL, LARGE))
+    assert costs.cost(0.0, short) == pytest.approx(0.1)
+    costs.calibrate(short, 0.12)
+    assert costs.cost(0.0, short) == pytest.approx(0.12) and costs.cost(0.0, SMALL) == pytest.approx(0.3)
+    assert costs.cost(0.0, larger) == pytest.approx(0.12 * 4), "the nearer length tells more than the nearer size"
+
+
 def test_of_a_large_model_x_init_costs_what_warm_up_measured_and_no_share_of_a_full_chunk():
     """A fifth of a chunk of 20 s was taken for its cost: no deadline allowed x_init, and every chunk passed through."""
     admission = device(20.0)

@@ -76,6 +76,17 @@ async def test_a_chunk_goes_to_the_device_and_back_to_its_session(dispatch):
     dispatch.check_integrity({"a", "b"})
 
 
+async def test_a_session_of_low_latency_has_short_chunks_at_their_own_cost_and_half_the_budget(dispatch):
+    dispatch.worker.ready = Ready({(416, 240): 0.3}, {(416, 240): 10}, low_latency_seconds={(416, 240): 0.12})
+    dispatch.on_state("ready")
+    enter(dispatch, "low", latency="low")
+    enter(dispatch, "usual")
+    low, usual = (dispatch._accounts[name].workload for name in ("low", "usual"))
+    assert (low.frames, low.period, low.budget) == (4, 0.25, usual.budget / 2)
+    assert dispatch.admission.costs.cost(0.0, low) == pytest.approx(0.12)
+    assert dispatch.admission.costs.cost(0.0, usual) == pytest.approx(0.3)
+
+
 async def test_what_is_shed_passes_through_and_the_next_chunk_follows_a_gap(dispatch):
     session = enter(dispatch, "a")
     dispatch.begin(job(session, 0), 0.0)

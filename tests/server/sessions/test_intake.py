@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from av import VideoFrame
 
+from core.chunks import CHUNKS, ChunkSpec
 from server.sessions.intake import INBOX, Intake
 from server.sessions.telemetry import SessionFigures
 
@@ -19,8 +20,8 @@ def picture(number):
     return frame
 
 
-def new(idle_pause=1.5):
-    return Intake(FPS, idle_pause, SessionFigures())
+def new(idle_pause=1.5, chunks=CHUNKS):
+    return Intake(FPS, idle_pause, SessionFigures(), chunks)
 
 
 def send(intake, *numbers, lost=False):
@@ -39,6 +40,17 @@ def test_every_frame_is_in_one_chunk_in_order():
     assert [slot for chunk in chunks for slot in chunk.slots] == list(range(33))
     assert [chunk.gap for chunk in chunks] == [False] * 3
     assert chunks[1].timestamps[0] == chunks[1].arrivals[0] == pytest.approx(9 / FPS)
+
+
+def test_a_session_of_low_latency_fills_short_chunks_before_and_after_a_gap_and_on_a_new_stream():
+    intake = new(idle_pause=0.5, chunks=ChunkSpec(latents=1))
+    chunks = send(intake, *range(9)) + send(intake, *range(30, 34))
+    intake.open_stream()
+    chunks += send(intake, *range(34, 43))
+    assert [(len(chunk.chunk.frames), chunk.gap) for chunk in chunks] == [
+        *((5, False), (4, False), (4, True)),
+        *((5, False), (4, False)),
+    ]
 
 
 def test_frames_are_bounded_when_conversion_stalls_and_the_oldest_go():
