@@ -34,6 +34,8 @@ class ModelSpec:
     tiers: tuple[Tier, ...] = ("faithful",)
     latencies: tuple[Latency, ...] = ("normal",)
     """how long its chunks may be, the usual one first: what its weights were trained on"""
+    reinject_every: int = 7
+    """how often its chunks are guided where nobody says so; 7 is the paper's long-video setting"""
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -47,6 +49,7 @@ MODELS: dict[str, ModelSpec] = {
         TinySettings,
         ("faithful", "sharp"),
         ("normal", "low"),
+        reinject_every=1,  # its codec is cheap: guidance costs little, and keeps a long stream where it began
     ),
     "wan2.1-1.3b": ModelSpec(
         "Wan2.1-T2V-1.3B with Self-Forcing's weights: the paper's own, on a GPU",
@@ -80,6 +83,13 @@ def check_tier(name: str, tier: Tier) -> None:
     """Raises UsageError when the model `name` has no such tier."""
     if tier not in tiers(name):
         raise UsageError(f"model {name} has no tier {tier!r}; it has {', '.join(tiers(name))}")
+
+
+def solver_defaults(name: str) -> dict[str, Any]:
+    """The solver's settings that the model `name` knows better than the solver; none for one not in the table."""
+    if name not in MODELS:
+        return {}
+    return {"num_steps": MODELS[name].num_steps, "reinject_every": MODELS[name].reinject_every}
 
 
 def latencies(name: str) -> tuple[Latency, ...]:

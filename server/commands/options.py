@@ -16,7 +16,7 @@ from core.coding import parse_coding
 from core.contract import LATENTS, Latency, SolverConfig
 from core.errors import UsageError, explain
 from core.models.load import Model, load
-from core.models.table import MODELS, check_tier
+from core.models.table import MODELS, check_tier, solver_defaults
 from core.operators.base import LinearOperator
 from core.operators.table import Operator
 from server.commands.console import console as console
@@ -123,7 +123,7 @@ def model_settings(args: argparse.Namespace) -> dict[str, Any]:
 def solver_config(args: argparse.Namespace) -> SolverConfig:
     """The solver's settings of the command line."""
     try:
-        config = SolverConfig(**_given(args, "solver"))
+        config = SolverConfig(**{**solver_defaults(args.model), "num_steps": 0, **_given(args, "solver")})
     except ValidationError as error:
         raise UsageError(f"--solver.{explain(error)}") from error
     check_tier(args.model, config.tier)

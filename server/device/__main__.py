@@ -25,6 +25,7 @@ import torch
 from core.contract import Panel, SolverConfig
 from core.engine import Engine
 from core.models.load import load
+from core.models.table import solver_defaults
 from core.operators.table import operator_of
 from server import logs
 from server.device.frame_memory import FrameMemory
@@ -190,7 +191,7 @@ def serve(connection: Connection, options: DeviceOptions) -> None:
 def start(connection: Connection, options: DeviceOptions) -> Engine:
     """Loads and warms up, and says so."""
     model = load(options.model, options.weights, options.device, options.codec, options.model_settings)
-    solver = SolverConfig.model_validate({"num_steps": model.num_steps, **options.solver})
+    solver = SolverConfig.model_validate({**solver_defaults(model.name), **options.solver})
     connection.send(Loaded(model.name, str(model.device), solver))
     engine = Engine(model)
     connection.send(warmed_up(engine, solver, options))

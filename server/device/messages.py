@@ -112,8 +112,11 @@ class Ready:
     """device memory for all streams together; 0 does not count it"""
     x_init_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
     """the same of a chunk that passes the model by: of a large model no fixed share of a full one"""
+    guided_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
+    """the same of a guided chunk"""
     low_latency_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
     """the same of a full chunk of low latency, where the model has such"""
+    low_latency_guided_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class WarmUp:
 
     seconds: float
     """of a full later chunk"""
+    guided_seconds: float
+    """of one that is guided"""
     x_init_seconds: float
     """of one that passes the model by"""
     session_bytes: int
@@ -30,12 +32,12 @@ class WarmUp:
 
 
 def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int], latents: int = 3) -> WarmUp:
-    """Restores chunks of `size` (width, height) on a stream of its own, and tells what the last two took.
+    """Restores chunks of `size` (width, height) on a stream of its own, and tells what the last ones took.
 
-    Before them the cache fills, and whatever compiles for each of its fillings does so. Later chunks are not guided,
-    wherever the calendar of `solver` falls: one that is guided costs a few times as much, and admission knows that.
+    Before them the cache fills, and whatever compiles for each of its fillings does so. Which of them are guided does
+    not depend on the calendar of `solver`: what that costs is a figure of its own.
     """
-    solver = solver.model_copy(update={"reinject_every": 0, "reinject_residual": 0.0})
+    plain = solver.model_copy(update={"reinject_every": 0, "reinject_residual": 0.0})
     width, height = size
     before = held_bytes(engine)
     operator = SuperResolution()
@@ -44,16 +46,17 @@ def warm_up(engine: Engine, solver: SolverConfig, size: tuple[int, int], latents
     seconds = {}
     settled = max(2, -(-engine.model.denoiser.chunks_to_settle * CHUNKS.latents // latents))
     engine.open("warmup", operator, "simulate", height, width, spec=ChunkSpec(latents))
-    for index in range(settled + 2):
-        rung: Rung = "full" if index <= settled else "x_init"
+    for kind in (*["full"] * (settled + 1), "guided", "x_init"):
         frames = rng.integers(0, 256, (engine.frames("warmup"), height, width, 3), np.uint8)
+        config = plain.model_copy(update={"reinject_every": 1}) if kind == "guided" else plain
+        rung: Rung = "x_init" if kind == "x_init" else "full"
         wall, cpu = time.perf_counter(), time.process_time()
-        engine.step("warmup", frames, operator, solver, rung)
+        engine.step("warmup", frames, operator, config, rung)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        seconds[rung] = min(wall, cpu) if on_cpu else wall  # what else this machine does is not the chunk's cost
+        seconds[kind] = min(wall, cpu) if on_cpu else wall  # what else this machine does is not the chunk's cost
     session_bytes = held_bytes(engine) - before
     engine.close("warmup")
-    return WarmUp(seconds["full"], seconds["x_init"], session_bytes)
+    return WarmUp(seconds["full"], seconds["guided"], seconds["x_init"], session_bytes)
 
 
 def warmed_up(engine: Engine, solver: SolverConfig, options: DeviceOptions) -> Ready:
@@ -72,7 +75,9 @@ def warmed_up(engine: Engine, solver: SolverConfig, options: DeviceOptions) -> R
         {size: cost.session_bytes for size, cost in costs.items()},
         free_bytes(engine),
         {size: cost.x_init_seconds for size, cost in costs.items()},
+        {size: cost.guided_seconds for size, cost in costs.items()},
         {size: cost.seconds for size, cost in short.items()},
+        {size: cost.guided_seconds for size, cost in short.items()},
     )
 
 

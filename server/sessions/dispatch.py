@@ -7,14 +7,14 @@ that the device does not restore goes from any of these stops to `Session.pass_t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from core.chunks import ChunkSpec
-from core.contract import LATENTS, Rung, SolverConfig
+from core.contract import LATENTS, Latency, Rung, SolverConfig
 from core.errors import UsageError, explain
-from core.models.table import check_tier
+from core.models.table import check_tier, solver_defaults
 from server.device.messages import DeviceOptions, Ready
 from server.device.work import Plan, Restoration, Work
 from server.device.worker import Worker, WorkerConfig, WorkerState
@@ -62,7 +62,8 @@ class Dispatch:
     def solver(self) -> SolverConfig:
         """A session's solver settings where it says nothing."""
         loaded = self.worker.loaded
-        return loaded.solver if loaded else SolverConfig.model_validate(self.settings.solver)
+        own = solver_defaults(self.settings.model)
+        return loaded.solver if loaded else SolverConfig.model_validate({**own, **self.settings.solver})
 
     # --- accounts ---------------------------------------------------------------------------------
 
@@ -276,16 +277,19 @@ class Dispatch:
 
     def _calibrate(self, ready: Ready) -> None:
         """Sets the costs that warm-up measured."""
-        for size, seconds in ready.chunk_seconds.items():
-            width, height = size
-            name, num_steps = self.settings.model, self.solver.num_steps
-            workload = Workload(model=name, width=width, height=height, num_steps=num_steps)
-            self.admission.costs.calibrate(workload, seconds)
-            if size in ready.x_init_seconds:
-                self.admission.costs.calibrate(workload, ready.x_init_seconds[size], "x_init")
-            if size in ready.low_latency_seconds:
-                short = workload.model_copy(update={"frames": ChunkSpec(LATENTS["low"]).frames(1)})
-                self.admission.costs.calibrate(short, ready.low_latency_seconds[size])
+        usual, low = (ChunkSpec(LATENTS[latency]).frames(1) for latency in get_args(Latency))
+        measured: tuple[tuple[dict[tuple[int, int], float], int, Rung, bool], ...] = (
+            (ready.chunk_seconds, usual, "full", False),
+            (ready.guided_seconds, usual, "full", True),
+            (ready.x_init_seconds, usual, "x_init", False),
+            (ready.low_latency_seconds, low, "full", False),
+            (ready.low_latency_guided_seconds, low, "full", True),
+        )
+        name, num_steps = self.settings.model, self.solver.num_steps
+        for costs, frames, rung, guided in measured:
+            for (width, height), seconds in costs.items():
+                workload = Workload(model=name, width=width, height=height, num_steps=num_steps, frames=frames)
+                self.admission.costs.calibrate(workload, seconds, rung, guided)
 
     def _count(self, job: Job[Work], restoration: Restoration) -> None:
         """Counts what each stage of the chunk took, its waiting too, how well it was done and whether in time."""

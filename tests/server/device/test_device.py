@@ -216,11 +216,11 @@ def test_warm_up_measures_a_chunk_whose_cache_is_full(engine, monkeypatch):
     monkeypatch.setattr(engine, "step", lambda *args: rungs.append(args[-1]) or step(*args))
     monkeypatch.setattr(type(engine.model.denoiser), "chunks_to_settle", 5)
     warm_up(engine, SolverConfig(num_steps=1), (WIDTH, HEIGHT))
-    assert rungs == ["full"] * 6 + ["x_init"]
+    assert rungs == ["full"] * 7 + ["x_init"]
 
 
 @pytest.mark.parametrize("settled", [2, 7])
-def test_warm_up_measures_a_chunk_that_is_not_guided(engine, monkeypatch, settled):
+def test_warm_up_measures_a_chunk_that_is_not_guided_and_one_that_is(engine, monkeypatch, settled):
     """A window of 21 is full at chunk 7, which the usual calendar guides: a cost far too high was admitted by."""
     guided, step = [], engine.step
 
@@ -231,13 +231,13 @@ def test_warm_up_measures_a_chunk_that_is_not_guided(engine, monkeypatch, settle
     monkeypatch.setattr(engine, "step", spy)
     monkeypatch.setattr(type(engine.model.denoiser), "chunks_to_settle", settled)
     warm_up(engine, SolverConfig(num_steps=1, reinject_every=7 if settled == 7 else 1), (WIDTH, HEIGHT))
-    assert guided == [True] + [False] * (settled + 1)
+    assert guided == [True, *[False] * settled, True, False]
 
 
 def test_warm_up_measures_a_later_chunk_and_leaves_no_stream(engine):
     for _ in range(2):
         cost = warm_up(engine, SolverConfig(num_steps=1), (WIDTH, HEIGHT))
-        assert 0 < cost.x_init_seconds < cost.seconds < 60
+        assert 0 < cost.x_init_seconds < cost.seconds < 60 and cost.x_init_seconds < cost.guided_seconds < 60
     assert not engine._streams
 
 

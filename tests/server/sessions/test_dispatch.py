@@ -87,6 +87,28 @@ async def test_a_session_of_low_latency_has_short_chunks_at_their_own_cost_and_h
     assert dispatch.admission.costs.cost(0.0, usual) == pytest.approx(0.3)
 
 
+async def test_each_model_has_its_own_calendar_and_a_server_may_have_another():
+    def guided_every(**settings):
+        return Dispatch(read_settings(**settings), print).solver.reinject_every
+
+    assert (guided_every(), guided_every(model="wan2.1-1.3b")) == (1, 7)
+    assert guided_every(solver={"reinject_every": 0}) == 0
+
+
+async def test_what_a_guided_chunk_costs_is_known_from_warm_up(dispatch):
+    """Where every chunk is guided no other is ever measured, and the costs would never be learned."""
+    size, short = (
+        (416, 240),
+        {"low_latency_seconds": {(416, 240): 0.12}, "low_latency_guided_seconds": {(416, 240): 0.15}},
+    )
+    dispatch.worker.ready = Ready({size: 0.3}, {size: 10}, guided_seconds={size: 0.36}, **short)
+    dispatch.on_state("ready")
+    for name, latency, seconds in (("a", "normal", 0.36), ("b", "low", 0.15)):
+        enter(dispatch, name, latency=latency)
+        workload = dispatch._accounts[name].workload
+        assert dispatch.admission.costs.cost(0.0, workload, "full", True) == pytest.approx(seconds)
+
+
 async def test_what_is_shed_passes_through_and_the_next_chunk_follows_a_gap(dispatch):
     session = enter(dispatch, "a")
     dispatch.begin(job(session, 0), 0.0)
