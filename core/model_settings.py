@@ -15,8 +15,12 @@ FOLDER = Path.home() / ".cache" / "avis" / "weights"
 """where `avis weights` puts files and models look for them, unless told otherwise"""
 
 
+Backend = Literal["float32", "bfloat16"]
+"""arithmetic of the tiny model's convolutions and attention, the exact one first"""
+
+
 class TinySettings(Config):
-    backend: Literal["auto", "float32", "bfloat16"] = "auto"
+    backend: Literal["auto"] | Backend = "auto"
     """arithmetic of the convolutions and attention; auto measures which is faster on this processor"""
 
 

@@ -3,106 +3,41 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-import numpy as np
 import psutil  # type: ignore[import-untyped]
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeRemainingColumn as Remaining
 from rich.table import Table
 
-from core.contract import Pixels, SolverConfig
-from core.engine import Engine
+from core.chunks import ChunkSpec
+from core.contract import LATENTS
 from core.errors import UsageError
-from core.evaluation.bench import count_flops, device_memory, device_name, moving_scene, peak_work, synchronize
+from core.evaluation.bench import device_memory, device_name
 from core.json_report import check_json, write_json
-from core.models.load import Model
-from core.models.table import MODELS
-from core.operators.table import Operator
-from core.video import from_pixels, to_pixels
-from server.commands import bench_preset, compare, options
+from core.models.table import MODELS, check_latency
+from server.commands import bench_backends, bench_preset, compare, options
+from server.commands.bench_timing import (
+    STREAM,
+    Bench,
+    Timed,
+    peak_rate,
+    roofline,
+    spread,
+    stages,
+    steady_flops,
+)
 
-STREAM = "bench"
-STAGES = ("x_init", "encode", "denoise", "prox", "decode", "cache", "transfer")
 SIZE = (240, 416)
 """(height, width) where none is given"""
 CHUNKS = 20
-WARMUP = 3
-"""chunks at least before the ones that are timed: the opening one, and those that fill the cache"""
 LONG = (100, 10_000)
 """chunk numbers whose costs --long compares"""
 TURNS = 60
 """chunks around each of them that are timed"""
-
-
-@dataclass
-class Clock:
-    """Wall and CPU milliseconds of each stage of one chunk, in the sense of core.solver.Stage."""
-
-    model: Model
-    wall: dict[str, float] = field(default_factory=dict)
-    cpu: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        synchronize(self.model.device)
-        self.wall[name] = self.wall.get(name, 0.0) + 1000 * (time.perf_counter() - wall)
-        self.cpu[name] = self.cpu.get(name, 0.0) + 1000 * (time.process_time() - cpu)
-
-
-@dataclass(frozen=True)
-class Timed:
-    """One chunk."""
-
-    wall: float
-    """milliseconds"""
-    cpu: float
-    """milliseconds of all threads"""
-    guided: bool
-    stages: dict[str, float]
-    stages_cpu: dict[str, float]
-
-
-@dataclass
-class Bench:
-    """Streams whose chunks are timed. The measurement is made beforehand, as by a camera."""
-
-    model: Model
-    operator: Operator
-    config: SolverConfig
-    size: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        self.engine = Engine(self.model)
-        self._frames = to_pixels(self.operator.A(from_pixels(moving_scene(21, *self.size))))
-        self._chunks: dict[str, int] = {}
-        """steps of each stream so far"""
-
-    def open(self, stream: str = STREAM) -> None:
-        self._chunks[stream] = 0
-        try:
-            self.engine.open(stream, self.operator, "incoming", *self.size)
-        except ValueError as error:
-            raise UsageError(f"{error}; --size chooses another size") from error
-
-    def step(self, stream: str = STREAM) -> Timed:
-        frames, clock = self._next(stream), Clock(self.model)
-        wall, cpu = time.perf_counter(), time.process_time()
-        result = self.engine.step(stream, frames, self.operator, self.config, stage=clock)
-        synchronize(self.model.device)
-        wall, cpu = 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - cpu)
-        return Timed(wall, cpu, result.guided, clock.wall, clock.cpu)
-
-    def _next(self, stream: str) -> Pixels:
-        self._chunks[stream] += 1
-        return self._frames[:9] if self._chunks[stream] == 1 else self._frames[9:]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"time parts of {compare.MODEL}, with random weights, in turn with those weights in other hands: "
         + ", ".join(f"{name} is {words}" for name, words in compare.OTHERS.items()),
     )
+    parser.add_argument(
+        "--backends",
+        action="store_true",
+        help="time every arithmetic that this machine can compute the model in, in turn, and tell what each costs in "
+        "quality",
+    )
+    options.add_latency_argument(parser)
     parser.add_argument("--operator", metavar="KIND", default="super_resolution", help=", ".join(options.OPERATORS))
     parser.add_argument("--long", action="store_true", help=f"compare the cost of chunk {LONG[0]} and chunk {LONG[1]}")
     bench_preset.add_arguments(parser)
@@ -133,13 +75,13 @@ def run(args: argparse.Namespace) -> int:
         return compare.run(args)
     if args.operator == "mask":
         raise UsageError("expected an operator without a picture of its own, found mask: use inpainting")
+    check_latency(args.model, args.latency)
+    if args.backends:
+        return bench_backends.run(args, args.size or SIZE)
     operator, config = options.operator(args.operator, args), options.solver_config(args)
     model = options.load_model(args)
-    bench = Bench(model, operator, config, args.size or SIZE)
-    bench.open()
-    first = bench.step()
-    for _ in range(max(WARMUP, model.denoiser.chunks_to_settle) - 1):
-        bench.step()
+    bench = Bench(model, operator, config, args.size or SIZE, ChunkSpec(LATENTS[args.latency]))
+    first = bench.warm_up()
     rates = [peak_rate(model)]
     timed: list[Timed] = []
     chunks = args.chunks or CHUNKS
@@ -157,32 +99,6 @@ def run(args: argparse.Namespace) -> int:
     options.console(args.json).print(table(found))
     write_json(found, args.json)
     return 0
-
-
-def steady_flops(bench: Bench, guided: list[bool]) -> int:
-    """Operations of a chunk of the kind that most of the timed ones were, guided or not."""
-    usual = sum(guided) > len(guided) / 2
-    while True:
-        seen: list[Timed] = []
-        flops = count_flops(lambda: seen.append(bench.step()))  # noqa: B023
-        if seen[0].guided == usual:
-            return flops
-
-
-def peak_rate(model: Model) -> dict[str, dict[str, float]]:
-    """Operations per second of wall and of CPU time, best of 5, of each piece of pure arithmetic."""
-    rates = {}
-    for work in peak_work(model.device):
-        work.run()
-        walls, cpus = [], []
-        for _ in range(5):
-            wall, cpu = time.perf_counter(), time.process_time()
-            work.run()
-            synchronize(model.device)
-            walls.append(time.perf_counter() - wall)
-            cpus.append(time.process_time() - cpu)
-        rates[work.name] = {"wall": work.flops / min(walls), "cpu": work.flops / max(min(cpus), 1e-9)}
-    return rates
 
 
 def report(
@@ -206,6 +122,7 @@ def report(
         "settings": {
             "model": options.model_settings(args),
             "operator": args.operator,
+            "latency": args.latency,
             "chunks": len(timed),
             "guided_chunks": sum(chunk.guided for chunk in timed),
             "num_steps": config.num_steps or model.num_steps,
@@ -213,7 +130,7 @@ def report(
         },
         "chunk_ms": spread(walls),
         "first_chunk_ms": first.wall,
-        "fps": 12_000 / median(walls),
+        "fps": 1000 * bench.spec.frames(1) / median(walls),
         "stages_ms": stages([chunk.stages for chunk in timed]),
         "flops": flops,
         "roofline": roofline(flops, median(cpus if on_cpu else walls), rates, "cpu" if on_cpu else "wall"),
@@ -222,32 +139,6 @@ def report(
         found["cpu_ms"] = spread(cpus)
         found["stages_cpu_ms"] = stages([chunk.stages_cpu for chunk in timed])
     return found
-
-
-def roofline(flops: int, chunk_ms: float, rates: list[dict[str, dict[str, float]]], basis: str) -> dict[str, Any]:
-    """How near a chunk comes to the best rate that was seen before or after it in the same run.
-
-    By CPU time on a CPU, where others may be at work; by wall time on a GPU. An unguided, steady chunk.
-    """
-    seen = {name: max(rate[name][basis] for rate in rates) for name in rates[0]}
-    best = max(seen.values())
-    floor = 1000 * flops / best
-    return {
-        "flops_per_second": best,
-        "floor_ms": floor,
-        "fraction": floor / chunk_ms,
-        "basis": basis,
-        "measured": seen,
-    }
-
-
-def stages(chunks: list[dict[str, float]]) -> dict[str, float]:
-    """The median of each stage, 0 for one that did not happen."""
-    return {name: median(chunk.get(name, 0.0) for chunk in chunks) for name in STAGES}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": median(values), "p95": float(np.percentile(values, 95))}
 
 
 def long_run(bench: Bench) -> dict[str, dict[str, float]]:
@@ -268,7 +159,10 @@ def long_run(bench: Bench) -> dict[str, dict[str, float]]:
             for _ in range(number - TURNS // 2):
                 step(stream)
         turns = [{stream: step(stream) for stream in streams} for _ in range(TURNS)]
-    costs = {stream: [turn[stream] for turn in turns if not turn[stream].guided] for stream in streams}
+    costs = {
+        stream: [turn[stream] for turn in turns if not turn[stream].guided] or [turn[stream] for turn in turns]
+        for stream in streams
+    }
     return {
         stream: {"wall": median(c.wall for c in chunks), "cpu": median(c.cpu for c in chunks)}
         for stream, chunks in costs.items()

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
+from core.model_settings import Backend
 from core.models.tiny.denoiser import FLOAT32, TinyDenoiser
 
-Backend = Literal["float32", "bfloat16"]
 WORTHWHILE = 1.25
 """how many times faster bfloat16's convolutions must be: it pays for conversions, and costs 0.01 dB"""
 
 
-def choose(asked: Literal["auto", "float32", "bfloat16"], device: torch.device) -> Backend:
+def choose(asked: Literal["auto"] | Backend, device: torch.device) -> Backend:
     """The arithmetic that was asked for; for `auto`, bfloat16 on a CPU whose convolutions it speeds up enough."""
     if asked != "auto":
         return asked
