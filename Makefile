@@ -8,7 +8,9 @@ PORT ?= 8080
 MODEL ?= tiny
 TINY ?=
 
-.PHONY: setup serve test network test-all check loadtest tiny clean
+GPU ?=
+
+.PHONY: gpu gpu-wheels setup serve test network test-all check loadtest tiny clean
 
 setup: $(VENV)/ready
 
@@ -92,6 +94,15 @@ docs: setup
 docs-pictures: setup
 	$(BIN)/python tools/front_page.py picture $(CLIP)
 	$(BIN)/python tools/docs_pictures.py $(CLIP)
+
+# Everything that a GPU can tell, in nine minutes and without a network: torch with CUDA must be there.
+gpu:
+	$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) tools/gpu_report.py $(GPU)
+
+# The packages that an image with torch may lack, for Python 3.12; fetched beforehand.
+gpu-wheels:
+	$(PYTHON) -m pip download -q --only-binary=:all: --python-version 3.12 --implementation cp \
+	  --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 -d build/gpu-wheels "pydantic>=2.11" av==18.1.0
 
 loadtest: setup
 	$(BIN)/avis loadtest http://$(HOST):$(PORT) --ramp

@@ -36,6 +36,8 @@ class WanConfig(Config):
     Failing that the model hears nothing: every row of its context is zero, as if there were no text at all"""
     compile: bool = False
     """compile the transformer's blocks with torch.compile: the first chunks of every size then take long"""
+    graphs: bool = False
+    """replay the transformer's steady passes as CUDA graphs; needs a GPU"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto is bfloat16 on a GPU and float32 on a CPU, where bfloat16 is the slower one"""
     seed: int = Field(0, ge=0, lt=2**63)

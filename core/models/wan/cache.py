@@ -8,6 +8,7 @@ frame index in float64, chunk by chunk, so positions never run out. Knows no mod
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,6 +103,8 @@ class Ring:
     """the sink's keys as they were first stored, once the window has left them behind"""
     newest: int = -1
     """number of the chunk in work: an older cache is overwritten by it"""
+    recordings: dict[str, Any] = field(default_factory=dict)
+    """graphs of passes over this memory, see core.models.wan.graphs"""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,11 @@ class KVCache:
         slot = self.spec.slot(self.chunks)
         filled = self.ring.kv[:, :, : self.spec.filled(self.chunks)]
         return Keys(filled, self.ring.slot_index[slot : slot + 1], self.ring.cos, self.ring.sin)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the window is full with the next chunk, so that each further pass has the same shapes."""
+        return self.spec.filled(self.chunks) == self.spec.slots
 
     def advance(self) -> KVCache:
         """The cache with the chunk last written appended."""

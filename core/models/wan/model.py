@@ -17,6 +17,7 @@ from core.models.base import Condition, VideoCodec
 from core.models.table import Weights
 from core.models.wan.cache import CacheSpec, KVCache
 from core.models.wan.dit import CausalDiT, Context, DiTConfig
+from core.models.wan.graphs import Pass, Record, record_on_gpu, replayed
 from core.models.wan.taehv import TAEHV, TAEHVConfig
 from core.models.wan.vae import WanVAE, WanVAEConfig
 from core.models.wan.weights import PROMPT, find, load_into, read
@@ -37,9 +38,11 @@ class WanDenoiser:
     It looks at no `Condition`: the measurement reaches it through the latents alone, which is the paper's form.
     """
 
-    def __init__(self, dit: CausalDiT, context: Context, window: int = 9, sink: int = 0):
+    def __init__(self, dit: CausalDiT, context: Context, window: int = 9, sink: int = 0, record: Record | None = None):
+        """`record` replays steady passes from what it records; None computes every pass anew."""
         self.dit = dit
         self.context = context
+        self.record = record
         self.spec = CacheSpec(dit.config.layers, dit.config.heads, dit.config.head_dim, window, sink)
         parameter = dit.patch_embedding.weight
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -78,15 +81,23 @@ class WanDenoiser:
         Beside it the cache as it was: the transformer carries nothing on but keys and values.
         """
         self._check(z, cache)
-        velocity = self.dit(z.to(self.dtype), t, cache.begin(), self.context)
+        velocity = self._pass(f"velocity at {t}", lambda z, keys: self.dit(z, t, keys, self.context), z, cache)
         return z.float() - t * velocity.float(), cache
 
     @torch.inference_mode()
     def update_cache(self, z: Tensor, cache: KVCache) -> KVCache:
         """The cache with the clean latents z appended: one pass at t = 0, of which only keys and values are kept."""
         self._check(z, cache)
-        self.dit.write(z.to(self.dtype), 0.0, cache.begin(), self.context)
+        self._pass("write", lambda z, keys: self.dit.write(z, 0.0, keys, self.context), z, cache)
         return cache.advance()
+
+    def _pass(self, name: str, work: Pass, z: Tensor, cache: KVCache) -> Tensor:
+        """A pass over the next chunk, replayed where it is steady and recordings are wanted."""
+        z, keys = z.to(self.dtype), cache.begin()
+        if self.record is None or not cache.steady:
+            result = work(z, keys)
+            return z if result is None else result
+        return replayed(cache.ring.recordings, name, work, z, keys, self.record)
 
     def _check(self, z: Tensor, cache: KVCache) -> None:
         expected = (cache.spec.latents, self.dit.config.channels, 2 * cache.height, 2 * cache.width)
@@ -104,6 +115,8 @@ def load(
     config = config or WanConfig()
     if weights == "pretrained" and config.layers != DiTConfig().layers:
         raise UsageError(f"the published weights have {DiTConfig().layers} layers: {config.layers} need random weights")
+    if config.graphs and device.type != "cuda":
+        raise UsageError(f"graphs are CUDA's and need a GPU, not {device}")
     dtype = choose_dtype(config.dtype, device)
     chosen = build_codec(codec, weights, device, dtype, config)
     dit = fill(CausalDiT, DiTConfig(layers=config.layers), weights, "self-forcing", device, dtype, config)
@@ -111,7 +124,8 @@ def load(
         compile_blocks(dit)
     with torch.inference_mode():
         context = dit.context(prompt_rows(find_prompt(config, weights), dit.config))
-    return chosen, WanDenoiser(dit, context, config.window, config.sink)
+    record = record_on_gpu if config.graphs else None
+    return chosen, WanDenoiser(dit, context, config.window, config.sink, record)
 
 
 def build_codec(
