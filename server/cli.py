@@ -20,6 +20,7 @@ import sys
 from typing import NoReturn
 
 from core.errors import UsageError
+from server import numerics
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("server.commands.serve", "restore live video: the server and its page"),
@@ -71,6 +72,7 @@ def parse(name: str, arguments: list[str]) -> tuple[argparse.Namespace, object]:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     open_standard_streams()
+    numerics.prepare()
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(overview())

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from core.errors import UsageError, explain
 from server.exposure import Exposure
+from server.numerics import NUMERICS
 from server.values import (
     Address,
     Addresses,
@@ -255,15 +256,6 @@ def _read_toml(path: Path | None) -> dict[str, Any]:
         raise UsageError(f"the configuration {path} is not TOML: {error}") from error
 
 
-DEVICE_ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-}
-"""Waiting threads must sleep, not spin beside the codecs; mapped memory is kept, as page faults are dear."""
-
-
 def device_environment() -> dict[str, str]:
     """What the device process sees: this environment, what a numeric library wants, where our code lies.
 
@@ -272,4 +264,4 @@ def device_environment() -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("AVIS_")}
-    return {**DEVICE_ENVIRONMENT, **environment, "PYTHONPATH": path}
+    return {**NUMERICS, **environment, "PYTHONPATH": path}

@@ -1,6 +1,11 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from core.errors import UsageError
+from server.numerics import NUMERICS
 from server.sessions.dispatch import worker_config
 from server.settings import device_environment, read_settings
 from server.values import parse_size
@@ -105,6 +110,19 @@ def test_the_device_inherits_the_environment_and_sleeps_while_it_waits(monkeypat
     environment = device_environment()
     assert environment["SOMETHING"] == "1"
     assert environment["OMP_WAIT_POLICY"] == "passive"
+
+
+def test_every_command_that_computes_waits_as_the_device_does_and_what_the_user_set_stands():
+    """`avis bench` and `avis restore` spun where the device sleeps: three times its CPU on a busy machine."""
+    ask = "from server.numerics import prepare; prepare(); import os; print(os.environ['OMP_WAIT_POLICY'])"
+
+    def policy(**given):
+        known = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        ran = subprocess.run([sys.executable, "-c", ask], env={**known, **given}, capture_output=True, text=True)
+        return ran.stdout.strip()
+
+    assert policy() == NUMERICS["OMP_WAIT_POLICY"]
+    assert policy(OMP_WAIT_POLICY="active") == "active"
 
 
 def test_settings_of_the_model_come_from_file_and_command_line_and_reach_the_device(tmp_path):
