@@ -49,7 +49,6 @@ MODELS: dict[str, ModelSpec] = {
         TinySettings,
         ("faithful", "sharp"),
         ("normal", "low"),
-        reinject_every=1,  # its codec is cheap: guidance costs little, and keeps a long stream where it began
     ),
     "wan2.1-1.3b": ModelSpec(
         "Wan2.1-T2V-1.3B with Self-Forcing's weights: the paper's own, on a GPU",

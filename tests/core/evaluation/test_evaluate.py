@@ -50,7 +50,7 @@ def scored(solver, variant, operator, config=None, frames=21, show=lambda x: Non
     "operator", [op for op in PAPER_OPERATORS if op.kind != "gaussian_blur"], ids=lambda op: op.kind
 )
 def test_the_measurement_in_chunks_is_the_measurement_of_the_whole(operator):
-    operator = type(operator)(noise=1e-7)
+    operator = type(operator)(noise=1e-6)
     operator.prepare(32, 48)
     x = from_pixels(clip(33))
     parts = torch.cat([chunk.y for chunk in measured(clip(33), operator, 0, CPU)])
