@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from core.chunks import ChunkSpec
-from core.contract import Pixels, Rung, SolverConfig
+from core.contract import Pixels, Rung, SolverConfig, Tier
 from core.models.load import load
 from core.operators.base import LinearOperator
 from core.operators.super_resolution import SuperResolution
@@ -50,18 +50,20 @@ def main() -> None:
         ("full", frame(found.x)),
     ]
     save("rungs.jpg", [rungs])
+    sharp = restored(solver, small, x, tier="sharp")[1]
+    save("tiers.jpg", [[("faithful", frame(found.x)), ("sharp", frame(sharp.x)), ("scene x", frame(x))]])
     draw_chunks(FOLDER / "chunks.png")
 
 
 def restored(
-    solver: Solver, operator: LinearOperator, x: torch.Tensor, rung: Rung = "full"
+    solver: Solver, operator: LinearOperator, x: torch.Tensor, rung: Rung = "full", tier: Tier = "faithful"
 ) -> tuple[torch.Tensor, Restored]:
     """The last chunk of the clip: its measurement and what is restored of it."""
     operator.prepare(*SIZE)
     y = operator.measure(x, None, torch.Generator().manual_seed(0))
     state, found = solver.new_state(operator, *SIZE), None
     for part in y.split(ChunkSpec().split(len(y))):
-        found, state = solver.restore(part, state, SolverConfig(), rung)
+        found, state = solver.restore(part, state, SolverConfig(tier=tier), rung)
     assert found is not None
     return part, found
 
