@@ -1,9 +1,12 @@
 """What brings chunks to the device and back, with the real policies and no device."""
 
+from dataclasses import replace
+
 import pytest
 
 from core.chunks import Chunk
 from core.contract import SolverConfig
+from core.models.table import MODELS
 from server.device.messages import Loaded, Ready, Stepped, StreamSpec
 from server.device.work import Plan, Restoration, Work
 from server.scheduling.scheduler import Job
@@ -87,11 +90,13 @@ async def test_a_session_of_low_latency_has_short_chunks_at_their_own_cost_and_h
     assert dispatch.admission.costs.cost(0.0, usual) == pytest.approx(0.3)
 
 
-async def test_each_model_has_its_own_calendar_and_a_server_may_have_another():
+async def test_each_model_has_its_own_calendar_and_a_server_may_have_another(monkeypatch):
+    monkeypatch.setitem(MODELS, "tiny", replace(MODELS["tiny"], reinject_every=3))
+
     def guided_every(**settings):
         return Dispatch(read_settings(**settings), print).solver.reinject_every
 
-    assert (guided_every(), guided_every(model="wan2.1-1.3b")) == (1, 7)
+    assert (guided_every(), guided_every(model="wan2.1-1.3b")) == (3, 7)
     assert guided_every(solver={"reinject_every": 0}) == 0
 
 
