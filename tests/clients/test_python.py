@@ -18,7 +18,7 @@ from avis_client import command
 from avis_client.sources import Pace
 
 from server.api.keys import SESSIONS
-from tests.server.sources.conftest import serve
+from tests.server.conftest import serve
 from tests.server.sources.test_source import transport_stream, until
 
 FPS = 16

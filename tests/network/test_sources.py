@@ -12,7 +12,8 @@ import pytest
 
 from server.api.keys import SESSIONS, SOURCES
 from server.device.backoff import Backoff
-from tests.server.sources.conftest import Watcher, serve
+from tests.server.conftest import serve
+from tests.server.sources.conftest import Watcher
 from tests.server.sources.test_source import transport_stream, until
 
 pytestmark = pytest.mark.network

@@ -12,7 +12,6 @@ from statistics import median
 import av
 import numpy as np
 import pytest
-from aiohttp import ClientSession
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from av import AudioFrame, VideoFrame
@@ -20,30 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from server.api.app import create_app, listening
 from server.api.keys import SESSIONS, STREAMS
-from server.settings import read_settings
-from server.simulation.process import SimulatedProcess
-from server.simulation.simulation import SimulatedDevice
+from tests.server.conftest import serve
 
 WIDTH, HEIGHT, FPS, BITS, CELL = 128, 96, 16, 10, 12
 SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
 QUERY = f"size={WIDTH}x{HEIGHT}&mode=simulate"
-
-
-@asynccontextmanager
-async def serving(**settings):
-    """A server whose device gives frames back as they came."""
-    fixed = {"port": 0, "admission": "places", "bind": ("127.0.0.1",), "solver": {"num_steps": 1}}
-    app = create_app(read_settings(**fixed, **settings))
-
-    async def start_device():
-        return SimulatedProcess(SimulatedDevice(seconds=0.02))
-
-    app[SESSIONS].worker.start_device = start_device
-    async with listening(app[SESSIONS].settings, app) as url, ClientSession() as http:
-        await app[SESSIONS].worker.settled()
-        yield app, http, url
 
 
 class Camera(MediaStreamTrack):
@@ -169,7 +150,7 @@ async def peers(*opening):
 
 async def test_what_is_published_is_watched_by_every_player_in_order():
     address = f"/whip/cam?{QUERY}&tier=sharp"
-    async with serving() as (app, http, url), peers(Peer(http, url + address).open()) as (publisher,):
+    async with serve() as (app, http, url), peers(Peer(http, url + address).open()) as (publisher,):
         assert next(iter(app[SESSIONS])).config.solver.tier == "sharp"
         assert publisher.status == 201 and publisher.reply["Content-Type"].startswith(SDP)
         assert "a=recvonly" in publisher.answer and "a=setup:passive" in publisher.answer
@@ -190,7 +171,7 @@ async def test_what_is_published_is_watched_by_every_player_in_order():
 
 
 async def test_sound_is_passed_on_untouched_and_in_time_with_the_picture():
-    async with serving() as (app, http, url):
+    async with serve() as (app, http, url):
         async with peers(Peer(http, f"{url}/whip/cam?{QUERY}").open(sound=True)) as (publisher,):
             async with peers(Peer(http, f"{url}/whep/cam").open(sound=True, watch=True)) as (player,):
                 await player.until(lambda: len(player.heard) > 60 and len(player.seen) > 30)
@@ -206,14 +187,14 @@ async def test_sound_is_passed_on_untouched_and_in_time_with_the_picture():
 
 
 async def test_a_player_without_the_publishers_sound_gets_the_picture_alone():
-    async with serving() as (_, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()):
+    async with serve() as (_, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()):
         async with peers(Peer(http, f"{url}/whep/cam").open(sound=True, watch=True)) as (player,):
             assert "a=inactive" in player.answer[player.answer.index("m=audio") :]
             await player.until(lambda: len(player.seen) > 3)
 
 
 async def test_candidates_may_follow_and_ice_may_not_restart():
-    async with serving() as (_, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (peer,):
+    async with serve() as (_, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (peer,):
         ufrag = next(line for line in peer.offer.splitlines() if line.startswith("a=ice-ufrag"))
         more = f"{ufrag}\r\na=ice-pwd:{'x' * 24}\r\na=candidate:9 1 udp 5 10.9.9.9 9999 typ host\r\n"
 
@@ -233,7 +214,7 @@ async def test_candidates_may_follow_and_ice_may_not_restart():
 
 async def test_an_answer_that_takes_too_long_is_refused_to_a_player_too(monkeypatch):
     """It was a 500."""
-    async with serving(offer_timeout=1) as (app, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()):
+    async with serve(offer_timeout=1) as (app, http, url), peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()):
 
         async def answer(*args):
             await asyncio.sleep(60)
@@ -245,7 +226,7 @@ async def test_an_answer_that_takes_too_long_is_refused_to_a_player_too(monkeypa
 
 
 async def test_bad_requests_get_the_code_that_says_why():
-    async with serving(token="x") as (app, http, url):
+    async with serve(token="x") as (app, http, url):
 
         async def post(path, body="v=0", kind=SDP):
             headers = {"Content-Type": kind, "Authorization": "Bearer x"}
@@ -282,7 +263,7 @@ async def test_bad_requests_get_the_code_that_says_why():
 )
 async def test_players_are_bounded_in_all_and_of_one_address_over_all_streams(limit, status, word):
     """Sixteen players of each stream, of any number of streams: all of the server's time was theirs."""
-    async with serving(max_sessions=2, **limit) as (app, http, url):
+    async with serve(max_sessions=2, **limit) as (app, http, url):
         names = ("one", "two")
         async with peers(*(Peer(http, f"{url}/whip/{name}").open() for name in names)):
             watching = [Peer(http, f"{url}/whep/{names[n % 2]}").open(watch=True) for n in range(3)]
@@ -296,7 +277,7 @@ async def test_players_are_bounded_in_all_and_of_one_address_over_all_streams(li
 
 
 async def test_a_name_is_published_once_and_players_are_bounded():
-    async with serving(max_players=1) as (_, http, url):
+    async with serve(max_players=1) as (_, http, url):
         async with peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (first,):
             await first.until(lambda: first.pc.connectionState == "connected")
             async with peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (second,):
@@ -307,7 +288,7 @@ async def test_a_name_is_published_once_and_players_are_bounded():
 
 
 async def test_a_publisher_that_went_silent_loses_its_name_to_the_next():
-    async with serving(idle_pause=0.3) as (app, http, url):
+    async with serve(idle_pause=0.3) as (app, http, url):
         async with peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (first,):
             await first.until(lambda: next(iter(app[SESSIONS])).figures.frames_in > 3)
             await first.pc.getTransceivers()[0].sender.stop()
@@ -320,7 +301,7 @@ async def test_a_publisher_that_went_silent_loses_its_name_to_the_next():
 
 async def test_a_token_is_asked_for_on_every_request_but_the_preflight():
     secret = {"Authorization": "Bearer s3cret"}
-    async with serving(token="s3cret") as (_, http, url):
+    async with serve(token="s3cret") as (_, http, url):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}):
             async with peers(Peer(http, f"{url}/whip/cam?{QUERY}", headers).open()) as (peer,):
                 assert peer.status == 401 and peer.reply["WWW-Authenticate"] == "Bearer"
@@ -332,7 +313,7 @@ async def test_a_token_is_asked_for_on_every_request_but_the_preflight():
 
 
 async def test_an_endpoint_can_be_discovered_from_a_page_of_another_origin():
-    async with serving(token="x") as (_, http, url):
+    async with serve(token="x") as (_, http, url):
         async with http.options(f"{url}/whep/cam") as reply:
             assert reply.status == 200 and reply.headers["Accept-Post"] == SDP
             assert {"POST", "PATCH", "DELETE"} <= set(reply.headers["Access-Control-Allow-Methods"].split(", "))
@@ -346,7 +327,7 @@ async def test_an_endpoint_can_be_discovered_from_a_page_of_another_origin():
 
 
 async def test_ice_servers_are_told_to_whoever_may_use_them():
-    async with serving(ice_servers=("stun:127.0.0.1:9",), ice_secret="north") as (_, http, url):
+    async with serve(ice_servers=("stun:127.0.0.1:9",), ice_secret="north") as (_, http, url):
         async with peers(Peer(http, f"{url}/whip/cam?{QUERY}").open()) as (peer,):
             assert peer.reply["Link"] == '<stun:127.0.0.1:9>; rel="ice-server"'
 
@@ -387,7 +368,7 @@ with av.open(url, "w", format="whip", options=options) as output:
 @pytest.mark.parametrize("flags", ["", "dtls_active"])
 async def test_ffmpeg_publishes_and_its_picture_is_watched(tmp_path, flags):
     """A third-party client, in its own process: its muxer holds the interpreter while it connects."""
-    async with serving() as (app, http, url):
+    async with serve() as (app, http, url):
         options = certificate(tmp_path) | ({"whip_flags": flags} if flags else {})
         arguments = [f"{url}/whip/ff?{QUERY}", str(WIDTH), str(HEIGHT), str(FPS), "8", repr(options)]
         ffmpeg = await asyncio.create_subprocess_exec(sys.executable, "-c", PUBLISHER, *arguments)
@@ -409,7 +390,7 @@ async def test_ffmpeg_publishes_and_its_picture_is_watched(tmp_path, flags):
 
 
 async def test_a_client_that_lost_its_connection_goes_on_with_its_session():
-    async with serving() as (app, http, url):
+    async with serve() as (app, http, url):
         first, second, third = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(3))
         seen, tasks = [], []
 
@@ -465,10 +446,10 @@ async def test_a_client_that_lost_its_connection_goes_on_with_its_session():
 
 
 async def test_a_session_is_recorded_only_where_the_server_says_so_and_the_client_asks(tmp_path):
-    async with serving() as (_, http, url):
+    async with serve() as (_, http, url):
         async with peers(Peer(http, f"{url}/whip/cam?{QUERY}&record=both").open()) as (peer,):
             assert peer.status == 422
-    async with serving(recordings=tmp_path) as (app, http, url):
+    async with serve(recordings=tmp_path) as (app, http, url):
         async with peers(Peer(http, f"{url}/whip/cam?{QUERY}&record=both").open(sound=True)) as (peer,):
             session = next(iter(app[SESSIONS]))
             await peer.until(lambda: session.figures.frames_left > 20)

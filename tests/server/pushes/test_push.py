@@ -11,7 +11,8 @@ from server.api.keys import PUSHES, SESSIONS, SOURCES
 from server.device.backoff import Backoff
 from server.pushes.config import pushes_of
 from server.settings import read_settings
-from tests.server.sources.conftest import Watcher, serve
+from tests.server.conftest import serve
+from tests.server.sources.conftest import Watcher
 from tests.server.sources.test_source import faked, transport_stream, until
 
 SECRET = "hunter2"
