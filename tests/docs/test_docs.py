@@ -93,14 +93,9 @@ def test_an_operator_of_ones_own_is_restored():
 def test_a_video_is_restored_with_the_library(tmp_path):
     import av
 
-    from core.evaluation.bench import moving_scene
+    from tests.clips import write_clip
 
-    with av.open(str(tmp_path / "small.mp4"), "w") as container:
-        video = container.add_stream("libx264", 16, {"crf": "4"})
-        video.height, video.width, video.pix_fmt = 16, 24, "yuv420p"
-        for pixels in moving_scene(9, 16, 24):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(video.encode(None))
+    write_clip(tmp_path / "small.mp4", 9, 16, 24)
     example = runpy.run_path(str(ROOT / "examples" / "restore_array.py"))
     example["main"](tmp_path / "small.mp4", tmp_path / "large.mp4")
     with av.open(str(tmp_path / "large.mp4")) as video:

@@ -4,7 +4,6 @@ import json
 import sys
 from argparse import ArgumentTypeError
 
-import av
 import numpy as np
 import pytest
 
@@ -15,19 +14,14 @@ from server.commands import bench_preset, bench_timing, evaluate_clip, evaluate_
 from server.files.inputs import read_picture
 from server.files.sheet import busiest
 from server.files.vmaf import vmaf, vmaf_ffmpeg
+from tests.clips import write_clip
 
 pytestmark = pytest.mark.usefixtures("loads")
 
 
 @pytest.fixture
 def clip(tmp_path):
-    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
-        video = container.add_stream("libx264", 16, {"crf": "4"})
-        video.height, video.width, video.pix_fmt = 96, 128, "yuv420p"
-        for pixels in moving_scene(12, 96, 128):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(video.encode(None))
-    return tmp_path / "clip.mp4"
+    return write_clip(tmp_path / "clip.mp4", 12, 96, 128)
 
 
 def test_rows_come_with_and_without_output_consistency_and_a_sheet_is_drawn(clip, tmp_path):
