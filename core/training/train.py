@@ -61,6 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sharp-weight", type=float, default=1.5, help="of the perceptual distance beside the error")
     parser.add_argument("--sharp-share", type=float, default=0.4, help="share of the streams that train that tier")
+    parser.add_argument(
+        "--sharp-blend",
+        type=float,
+        default=0.5,
+        help="share of that tier's own layers in what is saved, beside the faithful ones (%(default)g): more of them "
+        "lowers the distance, and draws a lattice of 4 pixels",
+    )
     parser.add_argument("--minutes", type=float, default=120, help="length of the whole run, resumes included")
     parser.add_argument("--hold", type=float, default=0.3, help="share of the run before the rate begins to fall")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
@@ -150,8 +157,8 @@ class Run:
 
     def finish(self, row: dict[str, Any]) -> int:
         weights = self.folder / "tiny.npz"
-        if self.args.sharp is None:  # what the tiers share has moved away from the sharp one's own layers
-            self.trainer.ema.even_tiers()
+        # Not trained, the sharp tier's own layers no longer fit what the tiers share, which has moved on.
+        self.trainer.ema.blend_tiers(self.args.sharp_blend if self.args.sharp else 0.0)
         save(self.trainer.codec, self.trainer.ema, weights)
         self.say(f"weights: {weights}; the package's are core/weights/tiny.npz")
         write_json({**row, "weights": str(weights)}, self.args.json)

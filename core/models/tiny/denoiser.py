@@ -10,7 +10,7 @@
 Convolutions at 1/4 resolution work frame by frame, those at 1/8 on the four frames of a latent together; at 1/16,
 windowed attention looks at the restored prefix through a KV cache. In the sweeps features travel from frame to frame
 along the motion: backward inside the chunk, then forward from the last frame of the chunk before. The forward sweep and
-what follows are there twice, once for each tier: trained for the smallest error, and for how a picture looks.
+what follows are there twice, once for each tier: trained for the smallest error, and for a perceptual distance, too.
 
 The network sees the noisy latents and, when there is a condition, x_init, a second look at y, the mask of known pixels,
 the task and the noise level; it returns the clean estimate as a correction of x_init (or of the noisy latents, when it
@@ -161,10 +161,12 @@ class TinyDenoiser(nn.Module):
         nn.init.zeros_(self.level.weight)
         nn.init.zeros_(self.level.bias)
 
-    def even_tiers(self) -> None:
-        """Makes the sharp tier the same as the faithful one."""
-        self.sharp_sweep.load_state_dict(self.forward_sweep.state_dict())
-        self.sharp_out.load_state_dict(self.out.state_dict())
+    @torch.no_grad()
+    def blend_tiers(self, share: float) -> None:
+        """Takes the sharp tier's layers towards the faithful ones: `share` of them stays, none at 0."""
+        for sharp, faithful in ((self.sharp_sweep, self.forward_sweep), (self.sharp_out, self.out)):
+            for own, other in zip(sharp.parameters(), faithful.parameters(), strict=True):
+                own.lerp_(other, 1 - share)
 
     @property
     def chunks_to_settle(self) -> int:
