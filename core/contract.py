@@ -21,7 +21,7 @@ LATENTS: dict[Latency, int] = {"normal": 3, "low": 1}
 
 
 Tier = Literal["faithful", "sharp"]
-"""What the network was trained for: the smallest error, or pictures that look like the original to a viewer."""
+"""What the network was trained for: the smallest error, or that and a small perceptual distance."""
 
 
 LEAST_STRENGTH = 1e-6
@@ -30,7 +30,7 @@ LEAST_STRENGTH = 1e-6
 
 class SolverConfig(Config):
     tier: Tier = "faithful"
-    """sharp looks crisper at a slightly larger error; both agree with the measurement to its noise"""
+    """sharp has a little more texture, and a slightly larger error; both agree with the measurement to its noise"""
     t0: float = Field(0.1, ge=0, lt=1)
     """start time of the reverse diffusion (Eq. 10); at 1 nothing of x_init would be left"""
     num_steps: int = Field(0, ge=0, le=8)

@@ -210,7 +210,7 @@ def look_at(
         noisy=noisy,
         moved=torch.stack([a.moved for a in around]),
         mask=torch.stack([a.mask.expand(base.shape[1], -1, -1, -1) for a in around]),
-        task=torch.tensor([task_of(s.operator.kind) for s in samples]),
+        task=torch.tensor([task_of(s.operator.task) for s in samples]),
         flows=torch.stack([a.flows for a in around]),
         linked=torch.stack([a.linked for a in around]),
         level=torch.tensor([s.operator.noise for s in samples]),

@@ -81,9 +81,8 @@ async def open_session(request: web.Request) -> web.Response:
     if offer_body.model not in (None, sessions.settings.model):
         found = f"{offer_body.model[:40]!r}"
         raise Refusal(422, "unknown_model", f"this server has the model {sessions.settings.model}, not {found}")
-    fields["solver"] = merged_solver(sessions.solver, fields.get("solver"), sessions.settings.model).model_dump(
-        mode="json"
-    )
+    solver = merged_solver(sessions.solver, fields.get("solver"), sessions.settings.model)
+    fields["solver"] = solver.model_dump(mode="json")
     fields.setdefault("fps", sessions.settings.fps)
     config = validate(SessionConfig, fields)
     offer = parse_offer(offer_body.sdp, sdp_limits(sessions))
