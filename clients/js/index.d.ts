@@ -14,9 +14,11 @@ export interface Options {
   /** WIDTHxHEIGHT of the restored picture; left out, the server chooses. */
   size?: string;
   fps?: number;
+  /** low restores 4 frames at a time, not 12: sooner, and a little less well. */
+  latency?: "normal" | "low";
   solver?: Record<string, unknown>;
   /** Pictures of the same frame, side by side. */
-  panels?: ("original" | "degraded" | "x_init" | "restored")[];
+  panels?: ("original" | "degraded" | "x_init" | "restored" | "trust")[];
   seed?: number;
 }
 
