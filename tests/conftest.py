@@ -10,7 +10,7 @@ import uvloop
 ONE_THREAD = pytest.StashKey[bool]()
 """whether it was the tests' own choice to compute with one thread"""
 QUIET = ("tests/browser/", "tests/e2e/", "tests/server/loadtest/test_loadtest.py", "tests/server/api/test_vitals.py")
-"""tests in real time that need more than one core: they run last, one after the other on one worker"""
+"""tests in real time: they run last, those of one line one after the other on one worker"""
 
 
 def pytest_configure(config):
@@ -27,12 +27,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """One file is one worker's, and all quiet tests are."""
+    """One file is one worker's, and so is each part of the tests in real time."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return "quiet" if nodeid.startswith(QUIET) else super()._split_scope(nodeid)
+            return next((part for part in QUIET if nodeid.startswith(part)), None) or super()._split_scope(nodeid)
 
         def remove_node(self, node):
             """A test that ends its worker, as one that runs into its limit does, has failed and is not run again."""

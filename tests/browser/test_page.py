@@ -698,7 +698,9 @@ async def test_the_trust_map_lies_over_the_picture_or_beside_it_and_tells_its_sh
         await page.select_option("#operator", "inpainting")
         await page.select_option("#trust", "over")
         await start(page)
-        assert await page.evaluate("[restored.videoWidth, labels.children.length]") == [4 * 256, 2]
+        await page.wait_for_function(
+            f"restored.videoWidth === {4 * 256} && labels.children.length === 2", timeout=STREAM_MS
+        )
         measured = "document.querySelector('[data-share=measured] b').textContent"
         await page.wait_for_function(f"/^(49|50|51) %$/.test({measured})", timeout=STREAM_MS)
         await page.select_option("#trust", "beside")
