@@ -127,18 +127,14 @@ class Engine:
         restored, state = self.solver.restore(y, before, config, rung, stage, lost)
         if not restored.x.sum().isfinite():  # clamped, so nothing but NaN is not finite
             raise FloatingPointError(f"chunk {state.index - 1} of stream {stream_id} is not finite")
-        pictures: dict[Panel, Pixels] = {}
-        trust = None
+        trust, pictures = None, {}
         if "trust" in panels:
             with stage("trust"):
                 codes = codes_of(restored, y, before, lost)
-                pictures["trust"], trust = picture_of(codes), shares_of(codes)
+                trust, pictures = shares_of(codes), {"trust": picture_of(codes)}
         with stage("transfer"):
             views = {"original": x, "degraded": y, "x_init": restored.x_init, "restored": restored.x}
-            for panel, view in views.items():
-                if panel in panels:
-                    pictures[panel] = to_pixels(operator.show(view) if panel == "degraded" else view)
-            side_by_side = np.concatenate([pictures[panel] for panel in panels], axis=2)
+            side_by_side = beside(panels, views, operator, pictures)
         scores = score(restored, x, lost) if stream.mode == "simulate" else (None, None)
         stream.state, stream.clean_past = state, clean_past  # commit
         return ChunkResult(side_by_side, restored.guided, restored.residual, *scores, trust)
@@ -183,6 +179,17 @@ def measured(
     if stream.coder is not None:
         y = operator.observed(stream.coder(y))
     return y, remember(clean_past, x, operator.reach)
+
+
+def beside(
+    panels: tuple[Panel, ...], views: dict[str, Tensor], operator: Operator, pictures: dict[str, Pixels]
+) -> Pixels:
+    """A chunk's panels side by side, [T, H, W * number of panels, 3]: of `views`, or drawn already, in `pictures`."""
+    views = {
+        panel: operator.show(view) if panel == "degraded" else view for panel, view in views.items() if panel in panels
+    }
+    pictures = pictures | {panel: to_pixels(view) for panel, view in views.items()}
+    return np.concatenate([pictures[panel] for panel in panels], axis=2)
 
 
 def codes_of(restored: Restored, y: Tensor, before: StreamState, lost: tuple[int, ...]) -> Pixels:

@@ -68,3 +68,19 @@ def test_the_server_process_never_loads_torch():
     heavy = ("torch", "cv2", "core.engine", "core.solver", "core.models.load", "server.device.__main__")
     assert not [name for name in loaded if name in heavy or name.startswith("torch.")]
     assert {"core.contract", "core.operators.config", "server.sessions.sessions"} <= set(loaded)
+
+
+def definitions(path):
+    return [node for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "body") and hasattr(node, "name")]
+
+
+@pytest.mark.parametrize("path", [path for _, path in FILES], ids=[str(path.relative_to(ROOT)) for _, path in FILES])
+def test_files_functions_and_classes_can_be_taken_in(path):
+    """400 lines a file, 45 a function, and 25 methods a class, unless its docstring says why it has more."""
+    assert len(path.read_text().splitlines()) <= 400
+    for node in definitions(path):
+        if isinstance(node, ast.ClassDef):
+            methods = sum(isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef) for part in node.body)
+            assert methods <= 25 or "more than 25 methods" in (ast.get_docstring(node) or "").lower(), node.name
+        else:
+            assert node.end_lineno - node.lineno + 1 <= 45, node.name

@@ -30,7 +30,11 @@ ASK_AGAIN = 2.0
 
 
 class Devices:
-    """What sessions and handlers ask of one device, asked of all of them. It is also the sessions' host."""
+    """What sessions and handlers ask of one device, asked of all of them. It is also the sessions' host.
+
+    It has more than 25 methods because it offers what `Dispatch` offers to sessions, each sent to the right device or
+    summed over all.
+    """
 
     def __init__(self, settings: Settings, end: Callable[[str, str, EndCode], None]):
         """`end` closes a session, by its id, for a reason and with its code."""

@@ -33,7 +33,11 @@ SIZE = (416, 240)
 
 
 class Dispatch:
-    """The device, its queue, and the account of every session. The worker's listener, and what sessions queue with."""
+    """The device, its queue, and the account of every session. The worker's listener, and what sessions queue with.
+
+    It has more than 25 methods because it answers two sides, one by one: the worker tells it what became of each job,
+    and sessions open, queue, measure and leave. Both change the same accounts.
+    """
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ class Opened:
 
 
 class Sessions:
-    """Opens, finds and ends sessions. `devices` restore their chunks."""
+    """Opens, finds and ends sessions. More than 25 methods: each thing that a handler may ask for is one."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
