@@ -95,14 +95,19 @@ class LoadTest:
         """A number of sessions with one more: well behaved, then misbehaving, then well behaved again.
 
         Each phase takes `base.seconds`; what the others saw is compared over the phases, so that the client in the
-        middle costs the device and this machine the same in each, but for what it does wrong.
+        middle costs the device and this machine the same in each, but for what it does wrong. All client processes
+        start before anything is measured: that takes seconds of this machine's time.
         """
+        behaviours: tuple[Misbehaviour, ...] = ("none", bad, "none")
         async with self._running():
+            companions = [await self._companion(sessions, behaviour) for behaviour in behaviours]
             good = await self._start_good(sessions, seconds=4 * (self.base.seconds + STARTUP))
+            for client in companions:
+                await self._until(client, lambda tally: tally.ready)
             for client in good:
                 await self._opened(client)
-            for behaviour in ("none", bad, "none"):
-                await self._phase(sessions, behaviour)
+            for behaviour, client in zip(behaviours, companions, strict=True):
+                await self._phase(behaviour, client)
         return self.outcome
 
     async def overloaded(self, sessions: int) -> Outcome:
@@ -179,15 +184,20 @@ class LoadTest:
         for client in clients:
             await self._opened(client)
 
-    async def _phase(self, index: int, behaviour: Misbehaviour) -> None:
-        """One client more for a while, and what the others saw meanwhile. One that vanishes does so half way."""
+    async def _companion(self, index: int, behaviour: Misbehaviour) -> LoadClient:
+        """A client for one phase, which is not yet connected. One that vanishes does so half way."""
         seconds = self.base.seconds / 2 if behaviour == "vanish" else self.base.seconds
-        client = await self._start(index, misbehaviour=behaviour, seconds=seconds)
+        client = await self._spawn(index, misbehaviour=behaviour, seconds=seconds)
         if behaviour != "none":
             self.outcome.bad.append(client.tally)
-        await self._opened(client)
+        return client
+
+    async def _phase(self, behaviour: Misbehaviour, companion: LoadClient) -> None:
+        """One client more for a while, and what the others saw meanwhile."""
+        await companion.connect()
+        await self._opened(companion)
         await self._watched(behaviour, self.base.seconds)
-        await client.end(self.base.linger + 5)
+        await companion.end(self.base.linger + 5)
 
     async def _watched(self, companion: str, seconds: float) -> None:
         """What the good clients see for a while, in that company."""

@@ -16,6 +16,7 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from av import VideoFrame
 
 from core.errors import UsageError
+from server.commands import loadtest as command
 from server.commands.loadtest import add_arguments, run
 from server.loadtest.client import ClientConfig
 from server.loadtest.client import session as visit
@@ -151,6 +152,14 @@ def serve():
         loop.close()
 
 
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch):
+    """An echo needs no seconds to come back, and its server nothing to forget a client."""
+    configured = command.client_config
+    monkeypatch.setattr(command, "client_config", lambda args: configured(args).model_copy(update={"linger": 1.0}))
+    monkeypatch.setattr("server.loadtest.run.AFTERMATH", 0.1)
+
+
 def arguments(*argv):
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -167,7 +176,7 @@ def test_two_sessions_are_measured_frame_by_frame(tmp_path, serve, capsys):
     server = EchoServer()
     url, report = serve(server), tmp_path / "report.html"
     code, result = loadtest(
-        tmp_path, url, "--sessions", "2", "--seconds", "3", "--size", "256x144", "--report", str(report)
+        tmp_path, url, "--sessions", "2", "--seconds", "2", "--size", "256x144", "--report", str(report)
     )
     assert code == 0
     assert len(result["sessions"]) == 2
@@ -191,7 +200,7 @@ def test_two_sessions_are_measured_frame_by_frame(tmp_path, serve, capsys):
 
 def test_a_session_that_gets_anothers_frames_is_found_out(tmp_path, serve):
     code, result = loadtest(
-        tmp_path, serve(EchoServer(crossed=True)), "--sessions", "2", "--seconds", "3", "--size", "256x144"
+        tmp_path, serve(EchoServer(crossed=True)), "--sessions", "2", "--seconds", "2", "--size", "256x144"
     )
     assert code == 1
     assert sum(session["frames_wrong"] for session in result["sessions"]) > 10
@@ -207,7 +216,7 @@ def test_a_refused_session_is_counted_with_its_reason(tmp_path, serve):
 
 
 def test_a_ramp_ends_where_a_session_is_refused(tmp_path, serve, capsys):
-    options = ("--seconds", "40", "--step", "2", "--size", "256x144", "--budget", "5")
+    options = ("--seconds", "40", "--step", "1", "--size", "256x144", "--budget", "5")
     code, result = loadtest(tmp_path, serve(EchoServer(places=1)), "--ramp", *options)
     assert code == 0
     steps = result["ramp"]["steps"]
@@ -257,7 +266,7 @@ async def test_a_session_that_came_to_nothing_says_how_far_it_came(serve, fault,
 
 
 def test_one_command_tells_what_a_bad_client_costs_the_others(tmp_path, serve, capsys):
-    options = ("--sessions", "1", "--bad", "vanish", "--seconds", "2", "--size", "256x144")
+    options = ("--sessions", "1", "--bad", "vanish", "--seconds", "1", "--size", "256x144")
     code, result = loadtest(tmp_path, serve(EchoServer()), *options)
     assert code == 0
     assert len(result["sessions"]) == 1
@@ -270,8 +279,8 @@ def test_one_command_tells_what_a_bad_client_costs_the_others(tmp_path, serve, c
 
 
 def test_one_command_tells_what_a_crowd_costs_and_when_quality_is_back(tmp_path, serve, capsys):
-    options = ("--sessions", "2", "--overload", "--seconds", "2", "--size", "256x144")
-    server = EchoServer(chunks_every=0.5)
+    options = ("--sessions", "2", "--overload", "--seconds", "1.5", "--size", "256x144")
+    server = EchoServer(chunks_every=0.3)
     code, result = loadtest(tmp_path, serve(server), *options)
     assert code == 0
     assert server.processes == [2, 2], "the crowd's processes started while latency was measured"
