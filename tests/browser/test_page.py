@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 ROOT = Path(__file__).parents[2]
 SIZE = "256x144"
-SERVE = ["--admission", "places"]
+SERVE = ["--admission", "places", "--warm-sizes", SIZE]
 ALIVE = "body:is([data-state=streaming], [data-state=passthrough])"
 """pictures come back; a machine that is too slow for this minute may pass some chunks through"""
 WARM_S = 300
@@ -50,15 +50,17 @@ LISTEN = """() => {
 }"""
 """Keeps the highest sample of the sound that came back: Chromium's camera beeps once a second."""
 NOTE_STATES = """globalThis.states = {};
-    new MutationObserver(() => (states[document.body.dataset.state] = document.querySelector("#wait p").textContent))
-        .observe(document.body, { attributes: true })"""
-"""Keeps the words of each state that the page is in, however shortly."""
+    new MutationObserver(() => {
+        (states[document.body.dataset.state] ??= []).push(document.querySelector("#wait p").textContent);
+    }).observe(document.body, { attributes: true })"""
+"""Keeps the words of each state that the page is in, however shortly: see `told`."""
 DENY = """() => {
     navigator.mediaDevices.getUserMedia = () => { throw new DOMException("", "NotAllowedError"); };
 }"""
 """Answers as a person does who says no."""
 MASK = "document.querySelector('#mask').toDataURL()"
 PICTURE = "document.querySelector('#picture').toDataURL()"
+FIGURE = "document.querySelector(`[data-figure='{}'] b`).textContent"
 
 
 def free_port():
@@ -107,10 +109,8 @@ def visit(server, chromium, open_page):
         async with open_page(chromium, **options) as page:
             page.sessions = []
             page.on("response", lambda response: note_session(page, response))
-            await page.goto(server)
+            await page.goto(f"{server}/?source=scene&size={SIZE}")
             await page.wait_for_selector("#operator option", state="attached")
-            await page.check("input[value=scene]", force=True)
-            await page.check(f"input[value='{SIZE}']", force=True)
             yield page
 
     return visit
@@ -145,6 +145,12 @@ async def figure(page, name):
     return await page.inner_text(f"[data-figure='{name}'] b")
 
 
+async def told(page, state):
+    """The words that the page had in that state, once it was in it, since NOTE_STATES."""
+    words = await page.wait_for_function(f"states[{state!r}]?.join(' ')", timeout=STREAM_MS, polling=100)
+    return await words.json_value()
+
+
 async def choose(page, name, value):
     await page.check(f"input[name={name}][value='{value}']", force=True)
 
@@ -154,6 +160,24 @@ async def ask(page, server, expected=200):
     async with aiohttp.ClientSession() as http, http.get(f"{server}/sessions/{page.sessions[-1]}") as answer:
         assert answer.status == expected
         return await answer.json()
+
+
+async def until(page, server, accepts):
+    """The server's report of the page's last session, once it is as wanted."""
+    async with asyncio.timeout(STREAM_MS / 1000):
+        while not accepts(report := await ask(page, server)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    return report
+
+
+async def until_gone(page, server):
+    """Waits until the server has ended the page's last session: sooner than it would by itself."""
+    async with aiohttp.ClientSession() as http, asyncio.timeout(5):
+        while True:
+            async with http.get(f"{server}/sessions/{page.sessions[-1]}") as answer:
+                if answer.status == 404:
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def refuse_once(page, pattern, status, code, message, headers=None, **more):
@@ -183,10 +207,9 @@ async def test_one_click_shows_restored_frames_and_their_figures(running):
     await page.wait_for_function("document.querySelectorAll('#chunks rect').length > 3", timeout=STREAM_MS)
     assert await page.evaluate("[restored.videoWidth, restored.videoHeight]") == [3 * 256, 144]
     before = await page.evaluate(PICTURE)
-    await page.wait_for_timeout(500)
-    assert await page.evaluate(PICTURE) != before
-    assert re.fullmatch(r"\d+\.\d\d s", await figure(page, "latency"))
-    assert float(await figure(page, "fps")) > 2
+    await page.wait_for_function(f"(before) => {PICTURE} !== before", arg=before)
+    await page.wait_for_function(f"/^\\d+\\.\\d\\d s$/.test({FIGURE.format('latency')})")
+    await page.wait_for_function(f"Number({FIGURE.format('fps')}) > 2")
     assert await page.query_selector("#chunks rect:not(.rung-passthrough)")
 
 
@@ -197,10 +220,9 @@ async def test_the_wipe_shows_both_pictures_of_the_same_frame(running):
     for against, panel in (("degraded", 1), ("original", 0)):
         await page.select_option("#against", against)
         await page.focus("#wipe")
-        await page.keyboard.press("End")
-        assert await page.evaluate(PICTURE) == await page.evaluate(CUT_PANEL, panel)
-        await page.keyboard.press("Home")
-        assert await page.evaluate(PICTURE) == await page.evaluate(CUT_PANEL, 2)
+        for key, shown in (("End", panel), ("Home", 2)):
+            await page.keyboard.press(key)
+            await page.wait_for_function(f"(panel) => {PICTURE} === ({CUT_PANEL})(panel)", arg=shown)
     await page.evaluate("restored.play()")
 
 
@@ -212,18 +234,17 @@ async def test_dragging_moves_the_wipe(running):
     await page.mouse.down()
     await page.mouse.move(box["x"] + box["width"] * 0.8, box["y"] + 40, steps=4)
     await page.mouse.up()
-    assert int(await page.get_attribute("#wipe", "aria-valuenow")) == pytest.approx(80, abs=2)
+    await page.wait_for_function("Math.abs(document.querySelector('#wipe').getAttribute('aria-valuenow') - 80) <= 2")
 
 
 async def test_side_by_side_and_single_show_the_pictures_they_name(running):
     page = running
     await choose(page, "view", "side")
-    await page.wait_for_function("labels.children.length === 3")
-    assert await page.evaluate("picture.width") == 3 * 256 + 2 * 6
+    await page.wait_for_function(f"labels.children.length === 3 && picture.width === {3 * 256 + 2 * 6}")
     await choose(page, "view", "single")
     await page.select_option("#against", "degraded")
     await page.wait_for_function("labels.children.length === 1 && picture.width === 256")
-    assert await page.is_hidden("#wipe")
+    await page.wait_for_selector("#wipe", state="hidden")
 
 
 async def test_the_snapshot_holds_every_picture(running):
@@ -270,8 +291,9 @@ async def test_a_new_operator_is_acknowledged_and_used(running, server):
 
 async def test_a_sharper_look_is_asked_for_in_the_same_session(running, server):
     await running.click("label:has(input[value=sharp])")
+    await until(running, server, lambda report: report["solver"]["tier"] == "sharp")
     await running.wait_for_function("/from chunk \\d+/.test(applies.textContent)")
-    assert (await ask(running, server))["solver"]["tier"] == "sharp" and len(running.sessions) == 1
+    assert len(running.sessions) == 1
 
 
 async def test_a_drawn_mask_is_sent_and_used(running, server):
@@ -306,8 +328,8 @@ async def test_a_setting_the_server_refuses_is_told_and_what_is_in_force_is_show
     assert "The session goes on as it was, with Mask" in await page.inner_text("#notice")
     assert "scale" in await page.inner_text("#notice")
     assert (await ask(page, server))["operator"]["kind"] == await page.input_value("#operator") == "mask"
-    assert await page.is_visible("#mask-tools") and await page.evaluate(MASK) == strokes
-    assert await page.is_visible(ALIVE)
+    await page.wait_for_function(f"(strokes) => {MASK} === strokes", arg=strokes)
+    assert await page.is_visible("#mask-tools") and await page.is_visible(ALIVE)
 
 
 async def test_a_mask_that_leaves_nothing_is_taken_back_stroke_by_stroke(running):
@@ -319,7 +341,7 @@ async def test_a_mask_that_leaves_nothing_is_taken_back_stroke_by_stroke(running
     await page.click("#mask", position={"x": 200, "y": 100})
     await page.wait_for_function("notice.textContent.includes('the mask keeps no pixel')")
     await page.evaluate("brush.max = 60; brush.value = 18; brush.dispatchEvent(new Event('input'))")
-    assert await page.evaluate(MASK) == strokes
+    await page.wait_for_function(f"(strokes) => {MASK} === strokes", arg=strokes)
     assert await page.is_visible(ALIVE)
 
 
@@ -339,11 +361,9 @@ async def test_a_slider_held_down_asks_for_one_change_at_a_time_and_the_last_is_
           }
         }"""
     )
-    async with asyncio.timeout(STREAM_MS / 1000):
-        while (await ask(page, server))["operator"].get("keep") != 0.6:  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
+    await until(page, server, lambda report: report["operator"].get("keep") == 0.6)
     assert len(asked) < 10
-    assert await page.is_hidden("#notice"), "an old refusal is no news any more"
+    await page.wait_for_selector("#notice", state="hidden")  # an old refusal is no news any more
     assert await page.input_value("[data-parameter=keep]") == "0.6"
 
 
@@ -351,10 +371,8 @@ async def test_a_change_asked_for_too_soon_is_asked_for_again(running, server):
     page = running
     await refuse_once(page, "**/sessions/*", 429, "too_many_changes", "Too many changes.", {"Retry-After": "1"})
     await page.select_option("#operator", "gaussian_blur")
-    async with asyncio.timeout(STREAM_MS / 1000):
-        while (await ask(page, server))["operator"]["kind"] != "gaussian_blur":  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
-    assert await page.is_hidden("#notice")
+    await until(page, server, lambda report: report["operator"]["kind"] == "gaussian_blur")
+    await page.wait_for_selector("#notice", state="hidden")
 
 
 async def test_a_file_that_does_not_play_leaves_the_source_there_is(running):
@@ -405,7 +423,7 @@ async def test_the_cameras_sound_comes_back_with_the_picture_where_it_was_asked_
         await choose(page, "source", "camera")
         await page.check("#sound")
         await start(page)
-        assert await page.evaluate("[restored.muted, restored.srcObject.getAudioTracks().length]") == [False, 1]
+        await page.wait_for_function("!restored.muted && restored.srcObject.getAudioTracks().length === 1")
         await page.evaluate(LISTEN)
         await page.wait_for_function("loudest > 0.01", timeout=STREAM_MS, polling=300)
         await page.uncheck("#sound")
@@ -418,8 +436,7 @@ async def test_leaving_the_page_ends_the_session(visit, server):
     async with visit() as page:
         await start(page)
         await page.goto("about:blank")
-        await asyncio.sleep(1.5)
-        await ask(page, server, expected=404)
+        await until_gone(page, server)
 
 
 async def test_stop_ends_the_session_and_start_opens_another(visit, server, cut_ways):
@@ -427,8 +444,7 @@ async def test_stop_ends_the_session_and_start_opens_another(visit, server, cut_
         await start(page)
         await page.click("#stop")
         await page.wait_for_selector("#start:visible")
-        await asyncio.sleep(0.5)
-        await ask(page, server, expected=404)
+        await until_gone(page, server)
         await start(page)
         assert len(opened(page)) == 2
 
@@ -436,9 +452,11 @@ async def test_stop_ends_the_session_and_start_opens_another(visit, server, cut_
 async def test_a_session_that_dies_is_opened_anew(visit, server):
     async with visit() as page:
         await start(page)
+        await page.evaluate(NOTE_STATES)
         async with aiohttp.ClientSession() as http:
             await http.delete(f"{server}/sessions/{page.sessions[0]}")
-        await page.wait_for_selector("body[data-state=waiting]")
+        await told(page, "waiting")
+        await told(page, "connected")
         await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
         assert len(opened(page)) == 2
 
@@ -451,16 +469,15 @@ async def test_a_connection_that_is_cut_is_made_anew_and_the_same_stream_goes_on
         ways.cut()
         cut = time.monotonic()
         await page.wait_for_function("'waiting' in states", timeout=20_000, polling=100)
-        assert time.monotonic() - cut < 4.5, "the browser itself takes six seconds"
-        await page.wait_for_function("'connected' in states", timeout=20_000)
+        assert time.monotonic() - cut < 5.5, "the browser itself takes six seconds"
+        assert "Connected again" in await told(page, "connected")
         waited = "The connection was lost. The server keeps the stream for a few seconds. Trying again in 1 s."
-        assert await page.evaluate("states.waiting") == waited
-        assert "Connected again" in await page.evaluate("states.connected")
+        assert waited in await told(page, "waiting")
         await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
         await page.wait_for_function("restored.srcObject.active && restored.videoWidth > 0")
         after = await ask(page, server)
-        assert len(page.sessions) == 2 and page.sessions[0] == page.sessions[1]
-        assert after["resumed"] == 1 and after["age"] > before["age"]
+        assert len(page.sessions) > 1 and len(opened(page)) == 1
+        assert after["resumed"] == len(page.sessions) - 1 and after["age"] > before["age"]
         assert after["chunk"]["chunk"] > before["chunk"]["chunk"], "its chunks are counted on"
 
 
@@ -468,11 +485,12 @@ async def test_a_device_that_dies_or_stands_still_is_not_taken_for_a_cut(visit, 
     async with visit() as page, aiohttp.ClientSession() as http:
         await start(page)
         await page.evaluate(NOTE_STATES)
-        for number, seconds in ((signal.SIGSTOP, 4), (signal.SIGKILL, 4)):
+        for number, seconds in ((signal.SIGSTOP, 3.5), (signal.SIGKILL, 0)):
             async with http.get(f"{server}/stats") as answer:
                 os.kill((await answer.json())["processes"]["device"]["pid"], number)
             await asyncio.sleep(seconds)
-        await page.wait_for_selector("body[data-state=streaming]", timeout=STREAM_MS)
+            await told(page, "passthrough")
+        await page.wait_for_selector("body[data-state=streaming]", timeout=STREAM_MS)  # seconds later
         assert len(page.sessions) == 1 and not {"waiting", "resuming"} & (await page.evaluate("states")).keys()
         assert (await ask(page, server))["resumed"] == 0
 
@@ -490,22 +508,22 @@ async def test_a_hidden_tab_goes_on_and_costs_no_latency(tabs, server):
         await tab.until("!!document.querySelector('#operator option')")
         await tab.evaluate(f"document.querySelector('input[value=\"{SIZE}\"]').click(); start.click()")
         await tab.until(f"!!document.querySelector('{ALIVE}')")
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
         await tab.hide()
         await tab.until("document.hidden")
         before = await ask_all()
-        await asyncio.sleep(10)
+        await asyncio.sleep(5)
         assert await tab.evaluate("document.hidden")
         after = await ask_all()
         await tab.show()
         await tab.until("!document.hidden")
-        await asyncio.sleep(2)
+        await tab.until(f"restored.getVideoPlaybackQuality().totalVideoFrames > {after[1] + 8}")
         again = await ask_all()
     seconds = after[2] - before[2]
-    assert after[0] - before[0] > 0.8 * 16 * seconds, "pictures that were sent"
-    assert after[1] - before[1] > 0.6 * 16 * seconds, "pictures that came back"
-    assert again[1] > after[1] and again[4] == 0
-    assert again[3] < before[3] + 500
+    assert after[0] - before[0] > 0.6 * 16 * seconds, "pictures that were sent: a page's timers send one a second"
+    assert after[1] - before[1] > 0.4 * 16 * seconds, "pictures that came back"
+    assert again[4] == 0
+    assert again[3] < before[3] + 1000, "at one picture a second a chunk fills for twelve seconds"
 
 
 async def test_frames_that_the_way_loses_are_told_to_the_operator_and_to_the_person(visit, server, cut_ways):
@@ -528,8 +546,8 @@ async def test_a_connection_that_is_cut_after_the_session_is_gone_opens_another(
         page.excused.append("404")
         async with aiohttp.ClientSession() as http:
             await http.delete(f"{server}/sessions/{page.sessions[0]}")
-        await page.wait_for_function("'connected' in states", timeout=STREAM_MS)
-        assert "The server has not kept the session. Trying again in" in await page.evaluate("states.waiting")
+        await told(page, "connected")
+        assert "The server has not kept the session. Trying again in" in await told(page, "waiting")
         await page.wait_for_selector(ALIVE, timeout=STREAM_MS)
         assert page.sessions[-1] != page.sessions[0]
         assert (await ask(page, server))["resumed"] == 0
@@ -537,11 +555,11 @@ async def test_a_connection_that_is_cut_after_the_session_is_gone_opens_another(
 
 async def test_a_full_server_is_asked_again_when_it_said(visit):
     async with visit() as page:
-        await refuse_once(page, "**/sessions", 503, "full", "all places are taken", {"Retry-After": "2"})
+        await refuse_once(page, "**/sessions", 503, "full", "all places are taken", {"Retry-After": "1"})
+        await page.evaluate(NOTE_STATES)
         await page.click("#start")
-        await page.wait_for_selector("body[data-state=waiting]")
-        assert "All places are taken. Trying again in 2 s." in await page.inner_text("#wait")
-        await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
+        assert "All places are taken. Trying again in 1 s." in await told(page, "waiting")
+        await told(page, "connected")
         assert len(page.sessions) == 1
 
 
@@ -549,14 +567,14 @@ async def test_a_place_in_line_is_told_and_kept(visit):
     async with visit() as page:
         queue = {"position": 2, "ticket": "t1cket"}
         await refuse_once(page, "**/sessions", 503, "full", "1 in line come first", {"Retry-After": "1"}, queue=queue)
-        async with page.expect_request("**/sessions") as first:
-            await page.click("#start")
-        assert (await first.value).post_data_json["queue"] is True
-        async with page.expect_request("**/sessions") as second:
-            await page.wait_for_selector("body[data-state=waiting]")
-            assert "The server is full. You are number 2 in line. Trying again" in await page.inner_text("#wait")
-        assert (await second.value).post_data_json["ticket"] == "t1cket"
-        await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
+        asked = []
+        page.on("request", lambda request: asked.append(request) if request.url.endswith("/sessions") else None)
+        await page.evaluate(NOTE_STATES)
+        await page.click("#start")
+        assert "The server is full. You are number 2 in line. Trying again" in await told(page, "waiting")
+        await told(page, "connected")
+        first, second = (request.post_data_json for request in asked)
+        assert first["queue"] is True and second["ticket"] == "t1cket"
 
 
 async def test_stop_gives_up_the_place_in_line(visit):
@@ -583,7 +601,7 @@ async def test_on_a_phone_the_picture_stays_in_sight_of_its_settings_and_of_what
     async with visit(viewport={"width": 390, "height": 844}) as page:
         await page.evaluate("document.querySelector('#controls details').open = true")
         await page.evaluate("num_steps.scrollIntoView()")
-        assert await page.evaluate("scrollY") > 300
+        await page.wait_for_function("scrollY > 300")
         assert (await page.locator("#theatre").bounding_box())["y"] == pytest.approx(0, abs=1)
         await page.evaluate(DENY)
         await choose(page, "source", "camera")
@@ -596,10 +614,10 @@ async def test_on_a_phone_the_picture_stays_in_sight_of_its_settings_and_of_what
 async def test_a_cold_model_is_waited_for_and_said(visit):
     async with visit() as page:
         await refuse_once(page, "**/readyz", 503, "not_ready", "tiny is loading", {"Retry-After": "1"})
+        await page.evaluate(NOTE_STATES)
         await page.click("#start")
-        await page.wait_for_selector("body[data-state=warming]")
-        assert "Tiny is loading." in await page.inner_text("#wait")
-        await page.wait_for_selector(f"body[data-state=connected], {ALIVE}", timeout=STREAM_MS)
+        assert "Tiny is loading." in await told(page, "warming")
+        await told(page, "connected")
 
 
 @pytest.mark.parametrize(
@@ -646,18 +664,21 @@ async def test_the_page_shows_the_token_of_its_address_and_takes_it_out_of_sight
         async with page.expect_request("**/ice") as asked:
             await page.click("#start")
         assert (await (await asked.value).all_headers())["authorization"] == "Bearer s3cret"
-        assert page.url == f"{server}/", "an address with a token is soon shared"
+        assert await page.evaluate("location.href") == f"{server}/", "an address with a token is soon shared"
 
 
-@pytest.mark.parametrize("options", [{}, {"color_scheme": "dark"}, {"viewport": {"width": 390, "height": 844}}])
-async def test_axe_finds_no_barrier(visit, options):
+async def test_axe_finds_no_barrier_by_day_by_night_or_on_a_phone(visit):
     axe = pytest.importorskip("axe_playwright_python.base", reason="axe-core comes with axe-playwright-python")
-    async with visit(**options) as page:
+    async with visit() as page:
         await page.select_option("#trust", "over")
         await page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
         await page.evaluate(axe.AXE_SCRIPT)
-        found = await page.evaluate("axe.run()")
-        assert [rule["id"] for rule in found["violations"] if rule["impact"] in ("serious", "critical")] == []
+        for scheme, width, height in (("light", 1280, 900), ("dark", 1280, 900), ("light", 390, 844)):
+            await page.emulate_media(color_scheme=scheme)
+            await page.set_viewport_size({"width": width, "height": height})
+            found = await page.evaluate("axe.run()")
+            barriers = [rule["id"] for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
+            assert barriers == [], (scheme, width)
 
 
 async def test_an_address_opens_the_page_with_its_settings_and_follows_them(visit, server):
@@ -668,7 +689,9 @@ async def test_an_address_opens_the_page_with_its_settings_and_follows_them(visi
         assert await page.is_checked("input[value='832x480']") and await page.is_checked("input[value=side]")
         assert await page.is_checked("input[value=simulate]"), "there is no such mode"
         await choose(page, "size", "256x144")
-        assert "size=256x144" in page.url and "inpainting.keep=0.3" in page.url and "token" not in page.url
+        await page.wait_for_function("location.search.includes('size=256x144')")
+        address = await page.evaluate("location.href")
+        assert "inpainting.keep=0.3" in address and "token" not in address
 
 
 async def test_the_film_plays_and_the_page_begins_with_a_size_that_the_machine_holds(visit, server):
@@ -709,4 +732,4 @@ async def test_the_trust_map_lies_over_the_picture_or_beside_it_and_tells_its_sh
         assert len(page.sessions) == 1, "the pictures are the same"
         await page.select_option("#trust", "off")
         await page.wait_for_function("restored.videoWidth === 3 * 256", timeout=STREAM_MS)
-        assert await page.is_hidden("#trust-legend")
+        await page.wait_for_selector("#trust-legend", state="hidden")
