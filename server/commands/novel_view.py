@@ -180,7 +180,7 @@ def depth_of(args: argparse.Namespace, frames: Tensor) -> np.ndarray[Any, np.dty
 
 
 @dataclass(frozen=True)
-class RestoredChunk:
+class NovelChunk:
     """A chunk from the new camera."""
 
     start: int
@@ -192,7 +192,7 @@ class RestoredChunk:
     """1 where the source camera had seen it, [T, 1, H, W]"""
 
 
-def restored(solver: Solver, take: Take, config: SolverConfig, seed: int) -> Iterator[RestoredChunk]:
+def restored(solver: Solver, take: Take, config: SolverConfig, seed: int) -> Iterator[NovelChunk]:
     """Renders and inpaints chunk by chunk; a short last chunk is filled up with its last frame."""
     state: StreamState | None = None
     start, spec = 0, ChunkSpec()
@@ -206,16 +206,16 @@ def restored(solver: Solver, take: Take, config: SolverConfig, seed: int) -> Ite
             operator = FrameMasks(masks=masks)
             state = state or solver.new_state(operator, take.lens.height, take.lens.width, seed)
             found, state = solver.restore(y, replace(state, operator=operator), config)
-            yield RestoredChunk(start, found.x[:own], found.x_init[:own], masks[:own])
+            yield NovelChunk(start, found.x[:own], found.x_init[:own], masks[:own])
             start += own
 
 
-def write(sink: Sink, chunk: RestoredChunk) -> None:
+def write(sink: Sink, chunk: NovelChunk) -> None:
     for number, pixels in enumerate(to_pixels(chunk.x), chunk.start):
         sink.write(Picture(pixels, number))
 
 
-def truth_of(take: Take, chunk: RestoredChunk) -> tuple[Tensor, Tensor]:
+def truth_of(take: Take, chunk: NovelChunk) -> tuple[Tensor, Tensor]:
     """What the new camera sees of the synthetic scene [T, 3, H, W], and what the old one saw of it [T, 1, H, W]."""
     numbers = range(chunk.start, chunk.start + len(chunk.x))
     truth = torch.stack([scene.view(n, take.lens, take.poses[n])[0] for n in numbers])
@@ -237,7 +237,7 @@ class Tally:
     """of `restored` and `x_init`: squared error on [0, 1] summed inside the true holes and outside"""
     counts: dict[str, float] = field(default_factory=lambda: {"inside": 0.0, "outside": 0.0})
 
-    def add(self, chunk: RestoredChunk, truth: tuple[Tensor, Tensor] | None) -> None:
+    def add(self, chunk: NovelChunk, truth: tuple[Tensor, Tensor] | None) -> None:
         holes = 1 - chunk.masks
         self.frames += len(chunk.x)
         self.hole_pixels += float(holes.sum())

@@ -1,4 +1,4 @@
-"""What goes to a device and what comes back: a chunk's work, its plan, its restoration."""
+"""What goes to a device and what comes back: a chunk's work, its plan, and the restored chunk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Restoration:
+class RestoredChunk:
     """A restored chunk, as it comes from the device."""
 
     stepped: Stepped

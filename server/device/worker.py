@@ -29,7 +29,7 @@ from server.device.messages import (
 )
 from server.device.process import DeviceLost, DeviceProcess
 from server.device.shortage import is_shortage
-from server.device.work import Plan, Restoration, Work
+from server.device.work import Plan, RestoredChunk, Work
 from server.logs import Sparing, public
 from server.scheduling.scheduler import Job, Scheduler
 
@@ -50,7 +50,7 @@ class Listener(Protocol):
         """Plans a job that is about to start."""
         ...
 
-    def on_restored(self, job: Job[Work], restoration: Restoration) -> None: ...
+    def on_restored(self, job: Job[Work], restored: RestoredChunk) -> None: ...
 
     def on_skipped(self, job: Job[Work]) -> None:
         """The chunk is not restored, as its plan said: its frames pass as they are."""
@@ -295,7 +295,7 @@ class Worker:
         finished = self._now()
         self._slowest = max(self._slowest, finished - started)
         self._backoff.succeed()
-        self._listener.on_restored(job, Restoration(stepped, pixels, plan, started, finished))
+        self._listener.on_restored(job, RestoredChunk(stepped, pixels, plan, started, finished))
 
     async def _close(self, device: Device, stream_id: str) -> None:
         if stream_id in self._memory:

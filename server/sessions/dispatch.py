@@ -16,7 +16,7 @@ from core.contract import LATENTS, Latency, Rung, SolverConfig
 from core.errors import UsageError, explain
 from core.models.table import check_tier, solver_defaults
 from server.device.messages import DeviceOptions, Ready
-from server.device.work import Plan, Restoration, Work
+from server.device.work import Plan, RestoredChunk, Work
 from server.device.worker import Worker, WorkerConfig, WorkerState
 from server.scheduling.admission import Admission, AdmissionConfig, Refuse
 from server.scheduling.costs import Workload
@@ -217,18 +217,18 @@ class Dispatch:
         self._show_rung(session, account)
         return plan
 
-    def on_restored(self, job: Job[Work], restoration: Restoration) -> None:
+    def on_restored(self, job: Job[Work], restored: RestoredChunk) -> None:
         session = self._sessions.get(job.session_id)
         if session is None:
             return
-        account, rung, finished = self._accounts[session.id], restoration.plan.rung, restoration.finished
+        account, rung, finished = self._accounts[session.id], restored.plan.rung, restored.finished
         account.suspect = False
-        self._count(job, restoration)
+        self._count(job, restored)
         if not (job.opening and rung == "x_init"):  # that one fills the codec's memories as well
-            seconds = restoration.stepped.ms["total"] / 1000
-            self.admission.costs.measure(finished, account.workload, seconds, rung, restoration.stepped.guided)
-        self._observe(session, account, finished, finished - restoration.plan.deadline)
-        session.deliver(job, restoration)
+            seconds = restored.stepped.ms["total"] / 1000
+            self.admission.costs.measure(finished, account.workload, seconds, rung, restored.stepped.guided)
+        self._observe(session, account, finished, finished - restored.plan.deadline)
+        session.deliver(job, restored)
 
     def on_skipped(self, job: Job[Work]) -> None:
         session = self._sessions.get(job.session_id)
@@ -295,12 +295,12 @@ class Dispatch:
                 workload = Workload(model=name, width=width, height=height, num_steps=num_steps, frames=frames)
                 self.admission.costs.calibrate(workload, seconds, rung, guided)
 
-    def _count(self, job: Job[Work], restoration: Restoration) -> None:
+    def _count(self, job: Job[Work], restored: RestoredChunk) -> None:
         """Counts what each stage of the chunk took, its waiting too, how well it was done and whether in time."""
-        self.residuals.add(restoration.stepped.residual)
-        self.late += restoration.finished > restoration.plan.deadline
-        waited = restoration.started - job.work.submitted
-        stages = {"queue": waited, **{stage: ms / 1000 for stage, ms in restoration.stepped.ms.items()}}
+        self.residuals.add(restored.stepped.residual)
+        self.late += restored.finished > restored.plan.deadline
+        waited = restored.started - job.work.submitted
+        stages = {"queue": waited, **{stage: ms / 1000 for stage, ms in restored.stepped.ms.items()}}
         for stage, seconds in stages.items():
             self.stages.setdefault(stage, Histogram()).add(seconds)
 

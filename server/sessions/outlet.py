@@ -12,7 +12,7 @@ from aiortc import RTCDataChannel
 from av import VideoFrame
 
 from core.chunks import CHUNKS
-from server.device.work import Restoration, Work
+from server.device.work import RestoredChunk, Work
 from server.media.audio import CarriedTrack
 from server.media.broadcast import Broadcast
 from server.media.pictures import PictureWriter
@@ -85,23 +85,23 @@ class Outlet:
         self._send_report = send_report
         self._writer = PictureWriter()
         self._opened = asyncio.get_running_loop().time()
-        self._outbox: asyncio.Queue[tuple[Job[Work], Restoration | None]] = asyncio.Queue(maxsize=OUTBOX)
+        self._outbox: asyncio.Queue[tuple[Job[Work], RestoredChunk | None]] = asyncio.Queue(maxsize=OUTBOX)
 
-    def play(self, job: Job[Work], restoration: Restoration | None) -> None:
+    def play(self, job: Job[Work], restored: RestoredChunk | None) -> None:
         """Queues a chunk as the device restored it; None: as it arrived."""
         if self._outbox.full():
             old, _ = self._outbox.get_nowait()
             self._figures.dropped["late"] += len(old.work.slots)
-        self._outbox.put_nowait((job, restoration))
+        self._outbox.put_nowait((job, restored))
 
     async def run(self) -> None:
         """Plays chunks until cancelled."""
         while True:
-            job, restoration = await self._outbox.get()
-            work, pictures = job.work, await self._pictures(job, restoration)
+            job, restored = await self._outbox.get()
+            work, pictures = job.work, await self._pictures(job, restored)
             if self.recording is not None:
                 self.recording.offer(work.arrivals, job.chunk.frames, pictures)
-            report = ChunkReport(chunk_report(job, restoration, self._figures), work.arrivals[-1])
+            report = ChunkReport(chunk_report(job, restored, self._figures), work.arrivals[-1])
             frames = [
                 (slot, Outgoing(picture, arrival, report))
                 for slot, arrival, picture in zip(work.slots, work.arrivals, pictures, strict=True)
@@ -135,10 +135,10 @@ class Outlet:
             "recording": self.recording.as_dict() if self.recording else None,
         }
 
-    async def _pictures(self, job: Job[Work], restoration: Restoration | None) -> list[VideoFrame]:
+    async def _pictures(self, job: Job[Work], restored: RestoredChunk | None) -> list[VideoFrame]:
         loop, spec = asyncio.get_running_loop(), job.work.spec
-        if restoration is not None:
-            return await loop.run_in_executor(None, self._writer.write, list(restoration.pixels))
+        if restored is not None:
+            return await loop.run_in_executor(None, self._writer.write, list(restored.pixels))
         return await loop.run_in_executor(
             None, self._writer.pass_through, job.chunk.frames, spec.height, spec.width, len(spec.panels)
         )
@@ -162,7 +162,7 @@ class Outlet:
         self._figures.dropped["late"] += 1
 
 
-def chunk_report(job: Job[Work], restoration: Restoration | None, figures: SessionFigures) -> dict[str, Any]:
+def chunk_report(job: Job[Work], restored: RestoredChunk | None, figures: SessionFigures) -> dict[str, Any]:
     """What the data channel says about one chunk; the latency is added when its first frame leaves."""
     work = job.work
     ms: dict[str, float] = {"fill": 1000 * (work.arrivals[-1] - work.arrivals[0])}
@@ -179,10 +179,10 @@ def chunk_report(job: Job[Work], restoration: Restoration | None, figures: Sessi
         "dropped": sum(figures.dropped.values()),
         "shed": figures.shed,
     }
-    if restoration is not None:
-        stepped = restoration.stepped
-        ms |= {"queue": 1000 * (restoration.started - work.submitted), **stepped.ms}
-        report |= {"guided": stepped.guided, "rung": restoration.plan.rung, "residual": round(stepped.residual, 5)}
+    if restored is not None:
+        stepped = restored.stepped
+        ms |= {"queue": 1000 * (restored.started - work.submitted), **stepped.ms}
+        report |= {"guided": stepped.guided, "rung": restored.plan.rung, "residual": round(stepped.residual, 5)}
         if stepped.psnr is not None and stepped.psnr_x_init is not None:
             report |= {"psnr": round(stepped.psnr, 2), "psnr_x_init": round(stepped.psnr_x_init, 2)}
         if stepped.trust is not None:

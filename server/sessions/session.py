@@ -15,7 +15,7 @@ from av import VideoFrame
 
 from core.contract import Pixels, Rung
 from server.device.messages import StreamSpec
-from server.device.work import Restoration, Work
+from server.device.work import RestoredChunk, Work
 from server.logs import public
 from server.media.audio import CarriedTrack
 from server.media.pictures import PictureReader
@@ -315,11 +315,11 @@ class Session:
 
     # --- what became of a chunk -------------------------------------------------------------------
 
-    def deliver(self, job: Job[Work], restoration: Restoration) -> None:
+    def deliver(self, job: Job[Work], restored: RestoredChunk) -> None:
         """The device restored the chunk."""
-        self.figures.chunks[restoration.plan.rung] += 1
-        self.figures.guided += restoration.stepped.guided
-        self.outlet.play(job, restoration)
+        self.figures.chunks[restored.plan.rung] += 1
+        self.figures.guided += restored.stepped.guided
+        self.outlet.play(job, restored)
 
     def pass_through(self, job: Job[Work]) -> None:
         """The chunk will not be restored; its frames go back as they arrived."""

@@ -21,7 +21,7 @@ from server.api.app import administered, create_app
 from server.api.keys import SESSIONS
 from server.api.metrics import admin_app
 from server.device.messages import Stepped
-from server.device.work import Plan, Restoration, Work
+from server.device.work import Plan, RestoredChunk, Work
 from server.media.tracks import Outgoing
 from server.scheduling.scheduler import Job
 from server.sessions.outlet import ChunkReport
@@ -77,7 +77,7 @@ def restored(session, rung="full", total=0.2):
     )
     job, plan = Job(session.id, Chunk(0, []), 2.0, work), Plan(rung, work.solver, False, 2.0)
     pixels = np.zeros((1, 96, 128, 3), np.uint8)
-    return job, Restoration(Stepped(pixels.shape, True, 0.1, None, None, ms), pixels, plan, 1.05, 1.05 + total)
+    return job, RestoredChunk(Stepped(pixels.shape, True, 0.1, None, None, ms), pixels, plan, 1.05, 1.05 + total)
 
 
 async def test_sessions_refusals_and_the_device_are_counted(http):

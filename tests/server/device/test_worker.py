@@ -32,8 +32,8 @@ class Listener:
     def begin(self, job, now):
         return Plan(self.rung, job.work.solver, job.work.gap, job.deadline)
 
-    def on_restored(self, job, restoration):
-        self.restored.append((job, restoration))
+    def on_restored(self, job, restored):
+        self.restored.append((job, restored))
 
     def on_skipped(self, job):
         self.passed.append(job)
@@ -111,9 +111,9 @@ async def test_chunks_come_back_restored_to_their_own_session():
         for session, level in (("a", 50), ("b", 200)):
             r.submit(session, 0, level)
         await r.until(lambda: len(r.listener.restored) == 2)
-        for job, restoration in r.listener.restored:
-            assert restoration.pixels.shape == (9, 64, 192, 3)
-            assert (restoration.pixels == (50 if job.session_id == "a" else 200)).all()
+        for job, restored in r.listener.restored:
+            assert restored.pixels.shape == (9, 64, 192, 3)
+            assert (restored.pixels == (50 if job.session_id == "a" else 200)).all()
         assert r.listener.states == ["warming", "ready"]
 
 

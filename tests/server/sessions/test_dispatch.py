@@ -8,7 +8,7 @@ from core.chunks import Chunk
 from core.contract import SolverConfig
 from core.models.table import MODELS
 from server.device.messages import Loaded, Ready, Stepped, StreamSpec
-from server.device.work import Plan, Restoration, Work
+from server.device.work import Plan, RestoredChunk, Work
 from server.scheduling.scheduler import Job
 from server.sessions.config import SessionConfig
 from server.sessions.dispatch import Dispatch
@@ -25,7 +25,7 @@ class Session:
         self.channel = ReportChannel(self.figures)
         self.restored, self.passed, self.starts = [], [], 0
 
-    def deliver(self, job, restoration):
+    def deliver(self, job, restored):
         self.restored.append(job)
 
     def pass_through(self, job):
@@ -63,9 +63,9 @@ def job(session, index, opening=None, deadline=None):
     return Job(session.id, Chunk(index, []), deadline, work, index == 0 if opening is None else opening)
 
 
-def restoration(rung="full", deadline=10.0):
+def restored(rung="full", deadline=10.0):
     stepped = Stepped((0, 0, 0, 3), False, 0.1, None, None, {"total": 100.0})
-    return Restoration(stepped, None, Plan(rung, SolverConfig(), False, deadline), 1.0, 1.1)
+    return RestoredChunk(stepped, None, Plan(rung, SolverConfig(), False, deadline), 1.0, 1.1)
 
 
 async def test_a_chunk_goes_to_the_device_and_back_to_its_session(dispatch):
@@ -74,7 +74,7 @@ async def test_a_chunk_goes_to_the_device_and_back_to_its_session(dispatch):
     dispatch.queue(b, job(b, 0))
     first = dispatch.scheduler.next()
     assert dispatch.begin(first, 0.0).rung == "full"
-    dispatch.on_restored(first, restoration())
+    dispatch.on_restored(first, restored())
     assert (a.restored, b.restored) == ([first], [])
     dispatch.check_integrity({"a", "b"})
 
@@ -159,7 +159,7 @@ async def test_a_shortage_at_one_chunk_gives_that_sessions_chunks_back_and_no_ot
 async def test_a_session_that_loses_the_device_twice_in_a_row_ends_and_no_other_does(dispatch):
     a, b = enter(dispatch, "a"), enter(dispatch, "b")
     dispatch.on_device_lost(job(a, 0))
-    dispatch.on_restored(job(b, 0), restoration())
+    dispatch.on_restored(job(b, 0), restored())
     dispatch.on_device_lost(job(a, 0))
     assert [session_id for session_id, _, _ in dispatch.ended] == ["a"]
 
@@ -171,7 +171,7 @@ async def test_a_chunk_of_a_session_that_has_gone_is_skipped_and_forgotten(dispa
     assert dispatch.begin(gone, 0.0).rung == "passthrough"
     dispatch.on_skipped(gone)
     dispatch.on_refused(gone, "why")
-    dispatch.on_restored(gone, restoration())
+    dispatch.on_restored(gone, restored())
     assert not session.passed and not session.restored and not dispatch.ended
     dispatch.queue(session, gone)
     assert session.passed == [gone]
@@ -180,7 +180,7 @@ async def test_a_chunk_of_a_session_that_has_gone_is_skipped_and_forgotten(dispa
 
 async def test_a_session_is_shown_its_rung_as_it_goes_down_and_up(dispatch):
     session = enter(dispatch, "a")
-    dispatch.on_restored(job(session, 1), restoration(deadline=0.5))
+    dispatch.on_restored(job(session, 1), restored(deadline=0.5))
     assert session.rung == "one_step"
     assert dispatch.begin(job(session, 2, deadline=-1.0), 0.0).rung == "passthrough"
     assert session.rung != "one_step"

@@ -15,7 +15,7 @@ from core.operators.averages import TemporalAverage
 from core.operators.blur import GaussianBlur
 from core.operators.super_resolution import SuperResolution
 from server.device.messages import Stepped
-from server.device.work import Plan, Restoration
+from server.device.work import Plan, RestoredChunk
 from server.sessions.config import Deadlines, SessionConfig, SessionState, fit_size
 from server.sessions.outlet import CHANNEL_BYTES
 from server.sessions.session import Session, clock
@@ -143,7 +143,7 @@ def restored(job, panels=1, rung="full"):
     pixels = np.concatenate([np.stack(job.chunk.frames)] * panels, axis=2)
     now = asyncio.get_running_loop().time()
     stepped = Stepped((count, height, width * panels, 3), job.opening, 0.25, 30.0, 28.0, {"total": 5.0})
-    return Restoration(stepped, pixels, Plan(rung, job.work.solver, job.work.gap, job.deadline), now, now)
+    return RestoredChunk(stepped, pixels, Plan(rung, job.work.solver, job.work.gap, job.deadline), now, now)
 
 
 def levels(job):

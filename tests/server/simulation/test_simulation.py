@@ -321,8 +321,8 @@ class Heard:
     def begin(self, job, now):
         return Plan("full", job.work.solver, job.work.gap, job.deadline)
 
-    def on_restored(self, job, restoration):
-        self.restored.append((job, restoration))
+    def on_restored(self, job, restored):
+        self.restored.append((job, restored))
 
     def on_skipped(self, job): ...
 
@@ -378,12 +378,12 @@ async def test_a_worker_drives_a_simulated_process_through_its_death_and_next_li
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    assert [restoration.pixels.shape for _, restoration in heard.restored] == [
+    assert [restored.pixels.shape for _, restored in heard.restored] == [
         (9, 32, 64, 3),
         (12, 32, 64, 3),
     ]
-    assert [int(restoration.pixels.max()) for _, restoration in heard.restored] == [2, 3]
-    assert [restoration.stepped.guided for _, restoration in heard.restored] == [True, False]
+    assert [int(restored.pixels.max()) for _, restored in heard.restored] == [2, 3]
+    assert [restored.stepped.guided for _, restored in heard.restored] == [True, False]
     assert [job.chunk.index for job in heard.lost] == [0]
     assert not heard.refused
 
