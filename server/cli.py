@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("server.commands.serve", "restore live video: the server and its page"),
     "restore": ("server.commands.restore", "restore a video file"),
     "eval": ("server.commands.evaluate", "measure the quality of every operator on clips"),
+    "verify": ("server.commands.verify", "check the certificate of a restored file"),
     "novel-view": ("server.commands.novel_view", "show a clip from another camera"),
     "bench": ("server.commands.bench", "measure the speed of the engine"),
     "loadtest": ("server.commands.loadtest", "measure a running server with real WebRTC clients"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,15 @@ def load(
     video_codec, denoiser = loader(weights, target, codec, config)
     latents = tuple(LATENTS[latency] for latency in spec.latencies)
     return Model(name, video_codec, denoiser, target, spec.num_steps, latents)
+
+
+def weight_files(
+    name: str, weights: Weights = "pretrained", codec: str | None = None, settings: Mapping[str, Any] | None = None
+) -> list[Path]:
+    """The files that `load` reads for the same arguments; none of random weights."""
+    spec, codec, config = choose(name, codec, settings)
+    finder: Callable[..., list[Path]] = import_module(spec.module).files
+    return finder(weights, codec, config)
 
 
 def choose_device(device: str) -> torch.device:

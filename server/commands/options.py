@@ -110,6 +110,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def deinterlaced(args: argparse.Namespace) -> bool:
+    """Whether interlaced pictures are deinterlaced before anything else."""
+    return not (args.no_deinterlace or is_deinterlace(args))
+
+
+def is_deinterlace(args: argparse.Namespace) -> bool:
+    return bool(operator_fields(args.operator)["kind"] == "deinterlace")
+
+
 def load_model(args: argparse.Namespace) -> Model:
     """The model of the command line, loaded."""
     return load(args.model, args.weights, args.device, args.codec, model_settings(args))

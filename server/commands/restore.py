@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --simulate: code what is degraded, as in jpeg:40, vp8:400k or h264:23",
     )
     add_file_arguments(parser)
+    add_certificate_arguments(parser)
     options.add_model_arguments(parser)
     options.add_latency_argument(parser)
     options.add_operator_arguments(parser)
@@ -75,6 +76,20 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out-dir", metavar="DIR", type=Path, help="restore every IN into this folder")
     parser.add_argument(
         "--jobs", metavar="N", type=options.positive, default=1, help="files at a time, with --out-dir (default: 1)"
+    )
+
+
+def add_certificate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--certificate",
+        action="store_true",
+        help="sign what each chunk was made of, in OUT.avis.jsonl; `avis verify OUT` checks it",
+    )
+    parser.add_argument(
+        "--certificate-key",
+        metavar="PEM",
+        type=Path,
+        help="the Ed25519 private key that signs (default: one of your own, made once)",
     )
 
 

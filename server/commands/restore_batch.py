@@ -22,6 +22,7 @@ from rich.markup import escape
 from core.engine import Engine
 from core.errors import UsageError
 from core.json_report import check_json, write_json
+from server.certificates.certificate import sidecar_of
 from server.commands import options
 from server.commands.restore_file import outcome_of, strict_code
 from server.commands.restore_report import report
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     batch, console = Batch(), options.console(args.json)
     work = []
     for source, target in targets.items():
-        if is_done(target) and not args.overwrite:
+        if is_done(target, args.certificate) and not args.overwrite:
             batch.skipped.append(str(target))
         else:
             work.append((source, target))
@@ -126,8 +127,10 @@ def target_name(source: Path) -> str:
     return source.stem + (".png" if suffix in PICTURES else suffix if suffix in FORMATS else ".mkv")
 
 
-def is_done(target: Path) -> bool:
-    """Whether an earlier run has written `target`; it appears whole or not at all."""
+def is_done(target: Path, certified: bool = False) -> bool:
+    """Whether an earlier run has written `target`, and certified it if asked; it appears whole or not at all."""
+    if certified and not sidecar_of(target).exists():
+        return False
     return any(target.iterdir()) if target.is_dir() else target.exists()
 
 

@@ -8,52 +8,32 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from core.chunks import ChunkSpec
-from core.contract import LATENTS, Mode, Panel, Pixels
+from core.contract import LATENTS, Mode, Panel
 from core.engine import ChunkResult, Engine
 from core.errors import UsageError
 from core.models.table import check_latency
-from core.operators.deinterlace import Deinterlace
 from core.operators.kernels import KERNEL_SIDE
 from core.operators.table import Operator
 from core.video import from_pixels
 from server.commands import options
+from server.commands.certify import Witness, witness_of
 from server.commands.restore_report import Outcome, Tally, progress
-from server.files.fields import Fields
-from server.files.geometry import Fit, place, scaled_size
+from server.commands.restore_sizes import Geometry, cut, fill, fit, fit_mask
+from server.files.fields import in_fields
 from server.files.inputs import in_chunks, open_source, read_picture
-from server.files.outputs import Sink, encode_png, open_sink
+from server.files.outputs import Sink, encode_png, open_sink, unsealed
 from server.files.paths import named
-from server.files.source import About, Extras, Picture, Source
+from server.files.source import About, Extras, Source
 
 STREAM = "file"
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a picture becomes a frame of the engine, and a restored frame a picture. All (height, width)."""
-
-    taken: tuple[int, int]
-    """size of the pictures that are restored"""
-    fed: tuple[int, int]
-    """size of the engine's input: `taken`, padded at the right and the bottom"""
-    restored: tuple[int, int]
-    """size of the engine's output, multiples of 16"""
-    shown: tuple[int, int]
-    """what is cut from it and written"""
-    scaled: tuple[int, int] | None = None
-    """size that a source picture is scaled to, before it is cut or padded to `taken`; None: `taken`"""
-    aspect: Fraction = Fraction(1)
-    """width over height of a restored pixel"""
 
 
 def check(args: argparse.Namespace) -> None:
@@ -73,10 +53,6 @@ def check(args: argparse.Namespace) -> None:
     options.solver_config(args)
 
 
-def is_deinterlace(args: argparse.Namespace) -> bool:
-    return bool(options.operator_fields(args.operator)["kind"] == "deinterlace")
-
-
 def drawn(args: argparse.Namespace) -> dict[str, Any]:
     """The settings of an operator that a picture gives, whatever the file."""
     if not args.kernel:
@@ -90,12 +66,13 @@ def drawn(args: argparse.Namespace) -> dict[str, Any]:
 
 def outcome_of(source: Path, target: Path, args: argparse.Namespace, engine: Callable[[], Engine]) -> Outcome:
     """Restores `source` to `target`; `engine` is called once the file is known to be good. Raises UsageError."""
-    opened = open_source(source, args.fps, not (args.no_deinterlace or is_deinterlace(args)))
+    witness = witness_of(source, target, args)
+    opened = open_source(source, args.fps, options.deinterlaced(args))
     try:
         operator, geometry = plan(args, opened.about)
-        if isinstance(operator, Deinterlace) and operator.alternate and opened.about.first_field and not args.simulate:
-            opened = Fields(opened)
-        return _restored(opened, target, args, operator, geometry, engine, named(source.name or str(source)))
+        if not args.simulate:
+            opened = in_fields(opened, operator)
+        return _restored(opened, target, args, operator, geometry, engine, named(source.name or str(source)), witness)
     finally:
         opened.close()
 
@@ -108,11 +85,15 @@ def _restored(
     geometry: Geometry,
     engine: Callable[[], Engine],
     name: str,
+    witness: Witness | None,
 ) -> Outcome:
     height, width = geometry.shown
     about = replace(source.about, width=width, height=height, aspect=geometry.aspect)
-    with ends_on_sigterm(), open_sink(target, about, extras(source, args), args.crf, args.transcode_audio) as sink:
+    carried, seal = extras(source, args), witness.seal if witness else unsealed
+    with ends_on_sigterm(), open_sink(target, about, carried, args.crf, args.transcode_audio, seal) as sink:
         running = engine()
+        if witness:
+            witness.begin(running, source, operator, geometry)
         mode: Mode = "simulate" if args.simulate else "incoming"
         try:
             spec = ChunkSpec(LATENTS[args.latency])
@@ -120,12 +101,13 @@ def _restored(
         except ValueError as error:
             raise UsageError(f"{error}; --size chooses another size") from error
         try:
-            tally = restore(running, source, sink, operator, geometry, args, name)
+            tally = restore(running, source, sink, operator, geometry, args, name, witness)
         finally:
             running.close(STREAM)
         if not tally.frames:
             raise UsageError(f"expected pictures in {name}, found none that decodes")
-    return Outcome(tally, [*source.notes, *sink.notes], source.warnings, source.damaged)
+    certificate = witness.sidecar if witness else None
+    return Outcome(tally, [*source.notes, *sink.notes], source.warnings, source.damaged, certificate)
 
 
 def extras(source: Source, args: argparse.Namespace) -> Extras:
@@ -143,7 +125,7 @@ def strict_code(outcome: Outcome, args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace, about: About) -> tuple[Operator, Geometry]:
     """The operator and the sizes that the arguments ask for."""
     if not args.mask:
-        first = {"field": about.first_field} if about.first_field and is_deinterlace(args) else {}
+        first = {"field": about.first_field} if about.first_field and options.is_deinterlace(args) else {}
         operator = options.operator(args.operator, args, **drawn(args), **first)
         geometry = fit(about, args.size, operator, args.simulate, args.fit)
         if first and not args.simulate and (geometry.scaled or geometry.taken)[0] != about.height:
@@ -154,48 +136,6 @@ def plan(args: argparse.Namespace, about: About) -> tuple[Operator, Geometry]:
     return options.operator("mask", args, png=png), geometry
 
 
-def fit(
-    about: About, size: tuple[int, int] | None, operator: Operator | None, simulate: bool, how: Fit = "crop"
-) -> Geometry:
-    """The sizes for a source, with the wanted `size` of the restored picture or its own.
-
-    The shape of the picture is kept: a `size` of another shape is filled as `how` says, with square pixels. What is
-    no multiple of 16 is padded by repeating its edge, and the restored padding cut away again. An incoming
-    measurement that is smaller than the restored picture comes back enlarged.
-    """
-    scale = 1 if simulate or operator is None else 16 // operator.measurement_size(16, 16)[0]
-    shown, aspect = size or (about.height * scale, about.width * scale), about.aspect
-    reshaped = size is not None and abs(size[1] - size[0] * Fraction(about.width, about.height)) > 1
-    if reshaped:
-        aspect = Fraction(1)
-        shown = scaled_size(about.shape, shown, how) if how == "inside" else shown
-    if min(shown) < 16 or max(shown) > options.LARGEST:
-        found = f"{shown[1]}x{shown[0]}"
-        raise UsageError(f"expected a restored picture of 16 to {options.LARGEST} pixels each way, found {found}")
-    taken = _up(shown[0], scale) // scale, _up(shown[1], scale) // scale
-    restored = _up(shown[0], 16), _up(shown[1], 16)
-    scaled = scaled_size(about.shape, taken, how) if reshaped and how != "inside" else None
-    return Geometry(taken, (restored[0] // scale, restored[1] // scale), restored, shown, scaled, aspect)
-
-
-def fit_mask(mask: Pixels, about: About, geometry: Geometry) -> Pixels:
-    """A mask of the picture's size, cut and padded as the picture is. Raises UsageError for one of another size."""
-    height, width = mask.shape[:2]
-    if (height, width) not in (geometry.shown, (about.height, about.width)):
-        expected = f"{geometry.shown[1]}x{geometry.shown[0]}"
-        raise UsageError(f"expected a mask of {expected} pixels, the size of the picture, found {width}x{height}")
-    target = geometry.shown if (height, width) == geometry.shown else geometry.scaled or geometry.shown
-    rows = np.arange(target[0]) * height // target[0]
-    columns = np.arange(target[1]) * width // target[1]
-    return pad(place(mask[rows][:, columns], geometry.shown, 255), geometry.restored)
-
-
-def pad(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """[H, W, 3] with its last row and column repeated up to `size`."""
-    bottom, right = size[0] - pixels.shape[0], size[1] - pixels.shape[1]
-    return np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="edge")
-
-
 def restore(
     engine: Engine,
     source: Source,
@@ -204,11 +144,14 @@ def restore(
     geometry: Geometry,
     args: argparse.Namespace,
     name: str,
+    witness: Witness | None = None,
 ) -> Tally:
     """Every chunk of `source` through `engine` into `sink`."""
     tally, process, config = Tally(), psutil.Process(), options.solver_config(args)
     start = time.perf_counter()
     panels: tuple[Panel, ...] = ("original", "x_init", "restored") if args.simulate else ("restored",)
+    which = len(panels) - 1
+    panels += ("trust",) if witness else ()
     pictures = source.pictures(geometry.scaled or geometry.taken, sink.carry)
     with progress(source.about.length, name) as advance:
         for chunk in in_chunks(pictures, ChunkSpec(LATENTS[args.latency])):
@@ -216,7 +159,9 @@ def restore(
             frames = fill(chunk, engine.frames(STREAM), geometry)
             result = engine.step(STREAM, frames, operator, config, panels=panels)
             count(tally, result, len(chunk), geometry, args.simulate)
-            restored = cut(result.panels, len(panels) - 1, len(chunk), geometry)
+            restored = cut(result.panels, which, len(chunk), geometry)
+            if witness:
+                witness.note(frames[: len(chunk)], restored, result)
             tally.first = tally.first or time.perf_counter() - arrived
             for picture, pixels in zip(chunk, restored, strict=True):
                 sink.write(replace(picture, pixels=pixels))
@@ -224,18 +169,6 @@ def restore(
             advance(len(chunk))
     tally.seconds = time.perf_counter() - start
     return tally
-
-
-def fill(chunk: list[Picture], frames: int, geometry: Geometry) -> Pixels:
-    """A chunk as [frames, H, W, 3]: cut, padded to `geometry.fed`, the last picture repeated where too few came."""
-    padded = [pad(place(picture.pixels, geometry.taken), geometry.fed) for picture in chunk]
-    return np.stack(padded + padded[-1:] * (frames - len(padded)))
-
-
-def cut(panels: Pixels, index: int, frames: int, geometry: Geometry) -> Pixels:
-    """The picture part of panel `index`, without padding in space or time, [frames, H, W, 3]."""
-    (height, width), left = geometry.shown, index * geometry.restored[1]
-    return panels[:frames, :height, left : left + width]
 
 
 def count(tally: Tally, result: ChunkResult, frames: int, geometry: Geometry, simulate: bool) -> None:
@@ -260,7 +193,3 @@ def ends_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from core.evaluation.quality import Quality
 from server.commands import options
+from server.files.paths import named
 
 SETTLED = 3
 """chunks after which a stream has all the memory it needs"""
@@ -51,6 +53,8 @@ class Outcome:
     """what was wrong with the source"""
     damaged: int
     """packets or pictures of the source that were left out"""
+    certificate: Path | None = None
+    """where it lies, if one was asked for"""
 
 
 def report(outcome: Outcome) -> dict[str, Any]:
@@ -68,6 +72,8 @@ def report(outcome: Outcome) -> dict[str, Any]:
         "warnings": outcome.warnings,
         "damaged": outcome.damaged,
     }
+    if outcome.certificate:
+        found["certificate"] = str(outcome.certificate)
     if tally.restored.psnrs:
         found["psnr"] = {"x_init": tally.x_init.psnr, "restored": tally.restored.psnr}
         found["ssim"] = {"x_init": tally.x_init.ssim, "restored": tally.restored.ssim}
@@ -85,6 +91,8 @@ def table(outcome: Outcome) -> Table:
         for name, unit, digits in (("psnr", " dB", 2), ("ssim", "", 4)):
             x_init, restored = found[name]["x_init"], found[name]["restored"]
             lines.add_row(name, f"{x_init:.{digits}f}{unit} x_init, {restored:.{digits}f}{unit} restored")
+    if outcome.certificate:
+        lines.add_row("certificate", escape(named(outcome.certificate)))
     settled, end = (size / 2**20 for size in outcome.tally.memory)
     lines.add_row("memory", f"{settled:.0f} MiB after {min(SETTLED, found['chunks'])} chunks, {end:.0f} MiB at the end")
     if outcome.notes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from core.operators.config import DeinterlaceConfig, LinearOperatorConfig
 from server.files.source import Carry, Extras, Picture, Source
 
 
@@ -37,3 +38,9 @@ class Fields:
 
     def close(self) -> None:
         self._source.close()
+
+
+def in_fields(source: Source, operator: LinearOperatorConfig) -> Source:
+    """`source`, with a picture for each field where it is interlaced and the operator takes the fields in turn."""
+    alternates = isinstance(operator, DeinterlaceConfig) and operator.alternate
+    return Fields(source) if alternates and source.about.first_field else source

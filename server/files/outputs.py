@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import count
@@ -112,13 +112,22 @@ def check_output(source: Path, path: Path, overwrite: bool = False) -> None:
         raise UsageError(f"expected a new file for OUT, found {named(path)}; --overwrite replaces it")
 
 
+def unsealed(finished: Path) -> None:
+    """A file that nobody certifies."""
+
+
 @contextmanager
 def open_sink(
-    path: Path, about: About, extras: Extras | None = None, crf: int = 16, transcode: bool = False
+    path: Path,
+    about: About,
+    extras: Extras | None = None,
+    crf: int = 16,
+    transcode: bool = False,
+    seal: Callable[[Path], None] = unsealed,
 ) -> Iterator[Sink]:
     """A sink for the block; `path` appears whole when the block succeeds, and not at all when it fails.
 
-    Standard output gets Matroska as it is made. Raises UsageError.
+    `seal` gets the finished file before it appears. Standard output gets Matroska as it is made. Raises UsageError.
     """
     extras = extras or Extras()
     if path == STANDARD:
@@ -132,6 +141,7 @@ def open_sink(
     try:
         with _closing(_new_sink(path, part, about, extras, crf, transcode)) as sink:
             yield sink
+        seal(part)
         if path.is_dir():
             path.rmdir()  # empty, or check_output had refused it
         os.replace(part, path)

@@ -37,6 +37,11 @@ def load(
     return video_codec.to(device), convert(denoiser, choose((config or TinySettings()).backend, device))
 
 
+def files(weights: Weights, codec: str = "dct", config: TinySettings | None = None) -> list[Path]:
+    """The files that `load` reads."""
+    return [WEIGHTS] if weights == "pretrained" else []
+
+
 def save(codec: TinyCodec, denoiser: TinyDenoiser, path: Path = WEIGHTS) -> None:
     """Writes the weights as half precision, the codec's scale with them."""
     state = {"codec.scale": codec.scale, **denoiser.state_dict()}

@@ -128,6 +128,14 @@ def load(
     return chosen, WanDenoiser(dit, context, config.window, config.sink, record)
 
 
+def files(weights: Weights, codec: str = "taehv", config: WanConfig | None = None) -> list[Path]:
+    """The files that `load` reads."""
+    config = config or WanConfig()
+    published = [find(name, config.folder) for name in ("self-forcing", codec)] if weights == "pretrained" else []
+    prompt = find_prompt(config, weights)
+    return published + ([prompt] if prompt else [])
+
+
 def build_codec(
     name: str, weights: Weights, device: torch.device, dtype: torch.dtype, config: WanConfig
 ) -> WanVAE | TAEHV:

@@ -1,0 +1,86 @@
+"""y read anew from its source, and how far from it the pictures of a finished file are."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from core.chunks import ChunkSpec
+from core.contract import LATENTS, Pixels
+from core.errors import UsageError, explain
+from core.operators.table import Operator
+from core.solver import remember
+from core.video import from_pixels
+from server.certificates.records import Header, Reading, Sizes
+from server.commands.restore_sizes import Geometry, fill, pad
+from server.files.fields import in_fields
+from server.files.inputs import in_chunks, open_source
+from server.files.source import leave_out
+
+
+class Remeasured:
+    """The chunks of y, one after the other, each beside the pictures that were made of it."""
+
+    def __init__(self, path: Path, header: Header):
+        self._operator = operator_of(header.operator)
+        self._geometry = geometry_of(header.sizes)
+        self._spec = ChunkSpec(LATENTS[header.latency])
+        self._source = in_fields(open_reading(path, header.reading), self._operator)
+        self._operator.prepare(*self._geometry.restored)
+        size = self._geometry.scaled or self._geometry.taken
+        self._chunks = in_chunks(self._source.pictures(size, leave_out), self._spec)
+        self._past: Tensor | None = None
+        self._index = 0
+
+    def next(self) -> Pixels | None:
+        """y of the next chunk, padded as the engine takes it and without what fills its time; None at its end."""
+        chunk = next(self._chunks, None)
+        return None if chunk is None else fill(chunk, len(chunk), self._geometry)
+
+    @torch.inference_mode()
+    def residual(self, y: Pixels, x: Pixels) -> float:
+        """|y - A x| / |y| of the chunk `y`, where `x` are the pictures of the file."""
+        frames = self._spec.frames(self._index)
+        measured = self._operator.observed(from_pixels(held(y, frames)))
+        padded = np.stack([pad(picture, self._geometry.restored) for picture in x])
+        restored = from_pixels(held(padded, frames))
+        found = self._operator.residual(restored, measured, self._past)
+        self._past, self._index = remember(self._past, restored, self._operator.reach), self._index + 1
+        return found
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def held(pictures: Pixels, frames: int) -> Pixels:
+    """[T, H, W, 3] with the last picture repeated up to `frames`."""
+    return np.concatenate([pictures, *[pictures[-1:]] * (frames - len(pictures))])
+
+
+def unpadded(y: Pixels, sizes: Sizes) -> Pixels:
+    """What of y the source held: its padding repeats an edge."""
+    height, width = sizes.taken
+    return y[:, :height, :width]
+
+
+def open_reading(path: Path, reading: Reading) -> Any:
+    return open_source(path, Fraction(reading.fps) if reading.fps else None, reading.deinterlace)
+
+
+def operator_of(fields: dict[str, Any]) -> Operator:
+    """The operator of a certificate. Raises UsageError for one that this version does not know."""
+    try:
+        found: Operator = TypeAdapter(Operator).validate_python(fields)
+    except ValidationError as error:
+        raise UsageError(f"the certificate's operator is not known here: {explain(error)}") from error
+    return found
+
+
+def geometry_of(sizes: Sizes) -> Geometry:
+    return Geometry(sizes.taken, sizes.fed, sizes.restored, sizes.shown, sizes.scaled)
