@@ -56,7 +56,7 @@ def read_certificate(file: BinaryIO) -> Certificate:
                 raise Fault("there are lines after the last one")
             return Certificate(header, tuple(chunks), end)
         chunks.append(next_chunk(fields, chunks))
-    raise Fault(f"the certificate is cut off: its last line is missing, after {len(chunks)} chunks", len(chunks))
+    raise Fault(f"the certificate is cut off: its last line is missing, after {len(chunks)} chunks")
 
 
 def read_header(fields: Mapping[str, Any]) -> Header:
