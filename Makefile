@@ -45,6 +45,13 @@ coverage: setup chromium
 	for part in scheduling sessions webrtc; do \
 	  $(BIN)/coverage report --include="server/$$part/*" --fail-under=90 || exit 1; done
 
+# Debian's Firefox, to drive the page in it, too.
+.PHONY: firefox
+firefox:
+	@command -v firefox-esr >/dev/null || command -v firefox >/dev/null || { \
+	  as_root=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends firefox-esr; }
+
 # Prometheus' promtool and docker-compose, to hold what we ship for them to their own rules.
 .PHONY: deploy-tools
 deploy-tools:
@@ -53,7 +60,7 @@ deploy-tools:
 	  $$as_root apt-get update -q && $$as_root apt-get install -y -q --no-install-recommends prometheus docker-compose; }
 
 # Loss, bursts, thin links and blackouts between network namespaces: in real time, so on a quiet machine.
-network: setup chromium deploy-tools
+network: setup chromium firefox deploy-tools
 	$(BIN)/pytest -q -m network
 
 test-all: setup chromium

@@ -8,17 +8,24 @@ The tests need Chromium, which pip cannot bring. A Makefile gets it where it is 
 import asyncio
 import json
 import re
+import signal
+import socket
+import sys
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
-from aiohttp import ClientSession
+from aiohttp import ClientConnectionError, ClientSession
 from playwright.async_api import async_playwright
 
 from tests.browser.tab import Tab
 
 FPS = 16
+ROOT = Path(__file__).parents[2]
+SERVE = ["--admission", "places", "--warm-sizes", "256x144"]
+WARM_S = 300
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +56,43 @@ async def chromium(camera_clip, chromium_program):
         browser = await playwright.chromium.launch(executable_path=chromium_program, args=arguments)
         yield browser
         await browser.close()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory):
+    """The URL of `python -m server serve`, warm; afterwards it has to end by itself on Ctrl-C."""
+    url, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path_factory.mktemp("server") / "log"
+    with log.open("wb") as out:
+        command = [sys.executable, "-m", "server", "serve", "--port", str(port), *SERVE]
+        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=out, stderr=out)
+        try:
+            await until_warm(url, process, log)
+            yield url
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 10) in (0, 130), log.read_text()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+async def until_warm(url, process, log):
+    async with ClientSession() as http, asyncio.timeout(WARM_S):
+        while process.returncode is None:
+            try:
+                async with http.get(f"{url}/readyz") as answer:
+                    if answer.status == 200:
+                        return
+            except ClientConnectionError:
+                pass  # not listening yet
+            await asyncio.sleep(0.2)
+    pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,7 @@ import json
 import os
 import re
 import signal
-import socket
 import struct
-import sys
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,12 +16,9 @@ import pytest_asyncio
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
-ROOT = Path(__file__).parents[2]
 SIZE = "256x144"
-SERVE = ["--admission", "places", "--warm-sizes", SIZE]
 ALIVE = "body:is([data-state=streaming], [data-state=passthrough])"
 """pictures come back; a machine that is too slow for this minute may pass some chunks through"""
-WARM_S = 300
 STREAM_MS = 60_000
 
 CUT_PANEL = """(index) => {
@@ -61,43 +56,6 @@ DENY = """() => {
 MASK = "document.querySelector('#mask').toDataURL()"
 PICTURE = "document.querySelector('#picture').toDataURL()"
 FIGURE = "document.querySelector(`[data-figure='{}'] b`).textContent"
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(tmp_path_factory):
-    """The URL of `python -m server serve`, warm; afterwards it has to end by itself on Ctrl-C."""
-    url, log = f"http://127.0.0.1:{(port := free_port())}", tmp_path_factory.mktemp("server") / "log"
-    with log.open("wb") as out:
-        command = [sys.executable, "-m", "server", "serve", "--port", str(port), *SERVE]
-        process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=out, stderr=out)
-        try:
-            await until_warm(url, process, log)
-            yield url
-            process.send_signal(signal.SIGINT)
-            assert await asyncio.wait_for(process.wait(), 10) in (0, 130), log.read_text()
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-
-
-async def until_warm(url, process, log):
-    async with aiohttp.ClientSession() as http, asyncio.timeout(WARM_S):
-        while process.returncode is None:
-            try:
-                async with http.get(f"{url}/readyz") as answer:
-                    if answer.status == 200:
-                        return
-            except aiohttp.ClientConnectionError:
-                pass  # not listening yet
-            await asyncio.sleep(0.2)
-    pytest.fail(f"the server ended with {process.returncode}:\n{log.read_text()}")
 
 
 @pytest.fixture(scope="module")
