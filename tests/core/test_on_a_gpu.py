@@ -18,7 +18,8 @@ from core.contract import SolverConfig
 from core.engine import Engine
 from core.evaluation.baselines import baseline
 from core.models.load import Model
-from core.models.tiny.load import load
+from core.models.tiny.denoiser import TinyConfig
+from core.models.tiny.load import build, load
 from core.models.wan.dit import CausalDiT, DiTConfig
 from core.models.wan.model import WanDenoiser
 from core.models.wan.plain import PlainLoop
@@ -103,6 +104,13 @@ class ReadsOnes(TorchFunctionMode):
 @pytest.fixture(autouse=True)
 def meta_generators(monkeypatch):
     monkeypatch.setattr(torch, "Generator", AnyGenerator)
+
+
+@pytest.fixture(autouse=True)
+def few_layers(monkeypatch):
+    """Every operation passes through the modes above, so that each costs a hundred times what it does elsewhere."""
+    small = TinyConfig(quarter=32, eighth=32, width=32, heads=2, layers=1, window=2)
+    monkeypatch.setattr("core.models.tiny.load.build", lambda: build(small))
 
 
 def tiny() -> Model:

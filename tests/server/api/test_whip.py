@@ -349,20 +349,21 @@ def certificate(directory):
 
 
 PUBLISHER = """
-import sys, time
+import select, sys, time
 from fractions import Fraction
 import av, numpy as np
-url, width, height, fps, seconds, options = sys.argv[1], *map(int, sys.argv[2:6]), eval(sys.argv[6])
+url, width, height, fps, options = sys.argv[1], *map(int, sys.argv[2:5]), eval(sys.argv[5])
 with av.open(url, "w", format="whip", options=options) as output:
     stream = output.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "profile": "baseline"})
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-    start = time.monotonic()
-    for number in range(seconds * fps):
+    start, number = time.monotonic(), 0
+    while not select.select([sys.stdin], [], [], max(0, start + number / fps - time.monotonic()))[0]:
         frame = av.VideoFrame.from_ndarray(np.full((height * 3 // 2, width), number % 200, np.uint8), "yuv420p")
         frame.pts, frame.time_base = number, Fraction(1, fps)
         output.mux(stream.encode(frame))
-        time.sleep(max(0, start + number / fps - time.monotonic()))
+        number += 1
 """
+"""Publishes until its standard input ends."""
 
 
 @pytest.mark.parametrize("flags", ["", "dtls_active"])
@@ -370,14 +371,16 @@ async def test_ffmpeg_publishes_and_its_picture_is_watched(tmp_path, flags):
     """A third-party client, in its own process: its muxer holds the interpreter while it connects."""
     async with serve() as (app, http, url):
         options = certificate(tmp_path) | ({"whip_flags": flags} if flags else {})
-        arguments = [f"{url}/whip/ff?{QUERY}", str(WIDTH), str(HEIGHT), str(FPS), "8", repr(options)]
-        ffmpeg = await asyncio.create_subprocess_exec(sys.executable, "-c", PUBLISHER, *arguments)
+        arguments = [f"{url}/whip/ff?{QUERY}", str(WIDTH), str(HEIGHT), str(FPS), repr(options)]
+        pipe = asyncio.subprocess.PIPE
+        ffmpeg = await asyncio.create_subprocess_exec(sys.executable, "-c", PUBLISHER, *arguments, stdin=pipe)
         try:
             async with asyncio.timeout(30):
                 while "ff" not in app[STREAMS].report():  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             async with peers(Peer(http, f"{url}/whep/ff").open(watch=True)) as (player,):
                 await player.until(lambda: len(player.seen) > 20)
+            ffmpeg.stdin.close()
             async with asyncio.timeout(30):
                 assert await ffmpeg.wait() == 0
             async with asyncio.timeout(5):

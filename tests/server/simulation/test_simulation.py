@@ -143,7 +143,7 @@ def qualities(sessions, load, joins, seed=0):
     device = SimulatedDevice(seconds=PERIOD * calm / sessions, jitter=0.1, spells=(spell,))
     workload = Workload(model="simulated", width=416, height=240, budget=1.0)
     crowd = [SimulatedClient(workload=workload, joins=joins * i) for i in range(sessions)]
-    records = Simulation([device], crowd, seed=seed).run(150)
+    records = Simulation([device], crowd, seed=seed).run(110)
     assert all(record.refused is None for record in records)
     return [fmean(RUNGS.index(rung) for when, rung in record.rungs if when > 60) for record in records]
 

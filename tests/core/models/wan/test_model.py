@@ -8,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 from core.contract import SolverConfig
 from core.engine import Engine
 from core.errors import UsageError
+from core.evaluation import rivals
 from core.evaluation.bench import moving_scene
 from core.evaluation.rivals import RIVALS
 from core.evaluation.score import measured
@@ -149,7 +150,10 @@ def test_a_pass_over_a_whole_clip_sees_later_latents_and_a_streams_passes_do_not
 
 
 @pytest.mark.parametrize("name", RIVALS)
-def test_the_rivals_run_on_the_papers_backbone(engine, name):
+def test_the_rivals_run_on_the_papers_backbone(engine, name, monkeypatch):
+    monkeypatch.setattr(rivals, "VISION_STEPS", 2)
+    monkeypatch.setattr(rivals, "VIDEO_TIMES", rivals.VIDEO_TIMES[:3])
+    monkeypatch.setattr(rivals, "IMAGE_TIMES", rivals.IMAGE_TIMES[:3])
     operator = SuperResolution()
     y = torch.cat([chunk.y for chunk in measured(FRAMES[:21], operator, 0, CPU)])
     solver, residuals = RIVALS[name](engine.solver), []
