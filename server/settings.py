@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, DirectoryPath, Field, FilePath, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from core.errors import UsageError, explain
@@ -70,6 +70,8 @@ class Settings(Exposure):
 
     recordings: Annotated[DirectoryPath, BeforeValidator(named)] | None = None
     """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
+    certificate_key: Annotated[FilePath, BeforeValidator(named)] | None = None
+    """PEM file of the Ed25519 private key that signs a certificate of each recording; unset certifies none"""
     max_players: int = Field(16, ge=1, le=1000)
     """players of one published stream"""
     players_most: int | None = Field(None, ge=1, le=10_000)

@@ -26,6 +26,7 @@ from server.api.keys import DOORKEEPER, EXPOSURE, PUSHES, REFUSALS, SESSIONS, SO
 from server.api.metrics import admin_app
 from server.api.request_log import INTERVAL, name_requests
 from server.api.vitals import Vitals
+from server.certificates.keys import read_private
 from server.exposure import Exposure
 from server.pushes.config import pushes_of
 from server.pushes.push import Push
@@ -185,8 +186,13 @@ def say(line: str) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Runs the server until it is told to end. Raises UsageError when it would let everybody in without being told."""
+    """Runs the server until it is told to end.
+
+    Raises UsageError when it would let everybody in without being told, or has a key that is none.
+    """
     settings.check_exposure()
+    if settings.certificate_key:
+        read_private(settings.certificate_key)
     logs.set_up(settings.log_level, settings.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until_told(settings))

@@ -1,24 +1,21 @@
-"""A finished video as anybody decodes it: its pictures chunk by chunk, and hashes of files. Knows no certificate."""
+"""A finished video as anybody decodes it: its pictures chunk by chunk. Knows no certificate."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.error import FFmpegError
 
 from core.contract import Pixels
 from core.errors import UsageError
-from server.certificates.records import FileRecord
+from server.certificates.hashes import files_of, hash_of, planes
 from server.files.colour import Unconvertible, coding, to_pixels
-from server.files.folder import PICTURES, decode, natural
+from server.files.folder import PICTURES, decode
 from server.files.paths import named, open_container
 from server.files.video_file import video_stream
 
@@ -86,43 +83,3 @@ def pictures_of(folder: Path) -> Iterator[av.VideoFrame]:
             yield decode(path)[0]
         except (FFmpegError, OSError, ValueError) as error:
             raise UsageError(f"{named(path)} cannot be decoded: {error}") from error
-
-
-def planes(frame: av.VideoFrame) -> bytes:
-    """The numbers of a picture without padding, plane by plane."""
-    return b"".join(plane_bytes(plane, frame) for plane in frame.planes)
-
-
-def plane_bytes(plane: Any, frame: av.VideoFrame) -> bytes:
-    pixel = 3 if frame.format.name == "rgb24" else 1
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-    return rows[: plane.height, : plane.width * pixel].tobytes()
-
-
-def hash_of(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def pixels_hash(pixels: npt.NDArray[np.uint8]) -> str:
-    """Of RGB pictures [T, H, W, 3], rows from the top, without padding."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
-
-
-def file_record(path: Path, name: str | None = None) -> FileRecord:
-    """The hash of a file, or of a folder: of what `sha256sum` says of its files."""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileRecord(name=name or path.name, sha256=digest, bytes=path.stat().st_size)
-    found = [file_record(file) for file in files_of(path)]
-    lines = (f"{record.sha256}  {record.name}\n".encode() for record in found)
-    return FileRecord(name=name or path.name, sha256=hash_of(lines), bytes=sum(record.bytes for record in found))
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The files of a folder in natural order, without hidden ones."""
-    found = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
-    return sorted(found, key=natural)

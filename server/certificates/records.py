@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from core.config import Config
-from core.contract import Latency, Rung, TrustShares
+from core.contract import Latency, Panel, Rung, TrustShares
 
 FORMAT: Literal["avis-certificate"] = "avis-certificate"
 VERSION: Literal[1] = 1
@@ -42,7 +42,7 @@ class ModelRecord(Config):
     codec: str | None
     device: str
     backend: str
-    """the arithmetic, as reports name it"""
+    """the arithmetic, as reports name it; empty where the server does not know"""
     settings: dict[str, Any]
     weights: dict[str, Hash]
     """SHA-256 of each file of weights, by its name; none for random weights"""
@@ -93,7 +93,10 @@ class Header(Config):
     operator: dict[str, Any]
     solver: dict[str, Any]
     seed: Count
-    reading: Reading
+    reading: Reading | None
+    """null of a live session: its y came over the network and was not kept"""
+    panels: tuple[Panel, ...] = ("restored",)
+    """what stands side by side in each picture of the file"""
 
 
 class ChunkRecord(Config):
@@ -109,18 +112,23 @@ class ChunkRecord(Config):
     y: Hash
     """of the measurement: RGB of 8 bits, rows from the top, pictures in order, without padding"""
     restored: Hash
-    """of the restored pictures as the encoder got them, in the same form"""
+    """of the restored pictures as the encoder got them: in the same form, of a live session in that of `decoded`"""
     decoded: Hash
     """of the pictures that the file decodes to: their planes, without padding, as `ffmpeg -f rawvideo` writes them"""
     rung: Rung
     guided: bool
-    residual: Residual
-    """|y - A x| / |y| of the restored frames"""
+    residual: Residual | None
+    """|y - A x| / |y| of the restored frames; null of a chunk that passed through unrestored"""
     residual_file: Residual | None
-    """the same of the pictures that the file decodes to: what the codec lost is in it; null where y was a pipe"""
-    trust: TrustShares
+    """the same of the pictures that the file decodes to, with what the codec lost; null where y cannot be read again"""
+    trust: TrustShares | None
+    """null of a live session that does not show the trust map"""
+    lost: tuple[Count, ...] = ()
+    """pictures of y that the network lost, by their place in the chunk: what stands there was not measured"""
     operator: dict[str, Any] | None = None
     """its settings, where they are not those of the chunk before, or of the header"""
+    solver: dict[str, Any] | None = None
+    """the same of the solver's"""
 
 
 class End(Config):

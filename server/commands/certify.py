@@ -19,7 +19,8 @@ from core.errors import UsageError
 from core.models.load import Model, weight_files
 from core.operators.table import Operator
 from server.certificates.certificate import sidecar_of, signed
-from server.certificates.film import Cut, cuts, decoded, file_record, pixels_hash
+from server.certificates.film import Cut, cuts, decoded
+from server.certificates.hashes import file_record, pixels_hash
 from server.certificates.keys import raw, signing_key
 from server.certificates.records import ChunkRecord, End, Header, ModelRecord, Reading, Sizes
 from server.commands import options

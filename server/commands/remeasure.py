@@ -21,7 +21,7 @@ from server.certificates.records import Header, Reading, Sizes
 from server.commands.restore_sizes import Geometry, fill, pad
 from server.files.fields import in_fields
 from server.files.inputs import in_chunks, open_source
-from server.files.source import leave_out
+from server.files.source import Source, leave_out
 
 
 class Remeasured:
@@ -69,7 +69,8 @@ def unpadded(y: Pixels, sizes: Sizes) -> Pixels:
     return y[:, :height, :width]
 
 
-def open_reading(path: Path, reading: Reading) -> Any:
+def open_reading(path: Path, reading: Reading | None) -> Source:
+    assert reading is not None, "the y of a live session is nowhere to be read"
     return open_source(path, Fraction(reading.fps) if reading.fps else None, reading.deinterlace)
 
 

@@ -27,9 +27,9 @@ from server.commands import options
 from server.commands.restore_file import outcome_of, strict_code
 from server.commands.restore_report import report
 from server.files.containers import FORMATS
-from server.files.folder import PICTURES, natural
+from server.files.folder import PICTURES
 from server.files.outputs import check_output, remove
-from server.files.paths import STANDARD, named
+from server.files.paths import STANDARD, named, natural
 
 VIDEOS = {
     *FORMATS,

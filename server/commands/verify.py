@@ -9,7 +9,8 @@ from core.errors import UsageError
 from core.json_report import check_json, write_json
 from server.certificates.certificate import Certificate, read_certificate, sidecar_of
 from server.certificates.chain import Fault
-from server.certificates.film import decoded, file_record
+from server.certificates.film import decoded
+from server.certificates.hashes import file_record
 from server.certificates.keys import raw, read_public
 from server.commands import options
 from server.commands.remeasure import Remeasured
@@ -59,6 +60,11 @@ def judge(args: argparse.Namespace, sidecar: Path, findings: Findings) -> None:
     if wanted is not None and wanted != certificate.header.public_key:
         raise Fault(f"another key signed it: expected {wanted}, found {certificate.header.public_key}")
     findings.signer_known = wanted is not None
+    if args.measurement and certificate.header.reading is None:
+        raise UsageError(
+            "expected no --measurement for the recording of a live session: its y was not kept, and what was received "
+            "has been encoded since"
+        )
     findings.same_file = is_certified(args.file, certificate)
     check_pictures(args, certificate, findings)
     if not findings.same_file and not args.pictures:

@@ -9,7 +9,8 @@ import av
 
 from server.certificates.certificate import Certificate
 from server.certificates.chain import Fault
-from server.certificates.film import Cut, cuts, pixels_hash
+from server.certificates.film import Cut, cuts
+from server.certificates.hashes import pixels_hash
 from server.certificates.records import ChunkRecord
 from server.commands.remeasure import Remeasured, unpadded
 from server.commands.verify_report import Findings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -58,12 +59,8 @@ def report(findings: Findings) -> dict[str, Any]:
 def certified(certificate: Certificate) -> dict[str, Any]:
     """What the certificate says, over all its chunks."""
     header, chunks = certificate.header, certificate.chunks
+    restored = [chunk.residual for chunk in chunks if chunk.residual is not None]
     in_file = [chunk.residual_file for chunk in chunks if chunk.residual_file is not None]
-    total = certificate.end.frames or 1
-    shares = {
-        share: sum(chunk.frames * getattr(chunk.trust, share) for chunk in chunks) / total
-        for share in TrustShares.model_fields
-    }
     return {
         "certifies": header.certifies,
         "public_key": header.public_key,
@@ -71,11 +68,21 @@ def certified(certificate: Certificate) -> dict[str, Any]:
         "tool": header.tool,
         "model": header.model.name,
         "operator": header.operator,
-        "residual": {
-            "restored": fmean(chunk.residual for chunk in chunks) if chunks else None,
-            "file": fmean(in_file) if in_file else None,
-        },
-        "trust": shares,
+        "residual": {"restored": fmean(restored) if restored else None, "file": fmean(in_file) if in_file else None},
+        "trust": shares_of(certificate),
+        "rungs": dict(Counter(chunk.rung for chunk in chunks)),
+    }
+
+
+def shares_of(certificate: Certificate) -> dict[str, float] | None:
+    """The mean trust shares of the pictures whose chunks have any."""
+    known = [(chunk.frames, chunk.trust) for chunk in certificate.chunks if chunk.trust is not None]
+    total = sum(frames for frames, _ in known)
+    if not total:
+        return None
+    return {
+        share: sum(frames * float(getattr(trust, share)) for frames, trust in known) / total
+        for share in TrustShares.model_fields
     }
 
 
@@ -101,8 +108,9 @@ def facts(findings: Findings, certificate: Certificate) -> list[tuple[str, str]]
         ("signed by", f"{header.public_key}, {signer}"),
         ("made", f"{header.made} by the signer's clock, {header.tool}, model {header.model.name}"),
         ("operator", f"{header.operator['kind']}, noise {header.operator['noise']:g}"),
-        ("residual", f"{residual['restored']:.4f} as restored{in_file(residual)}"),
-        ("trust", ", ".join(f"{share} {value:.1%}" for share, value in trust.items())),
+        ("chunks", ", ".join(f"{count} {rung}" for rung, count in found["rungs"].items())),
+        ("residual", restored(residual)),
+        ("trust", ", ".join(f"{share} {value:.1%}" for share, value in trust.items()) if trust else "not stated"),
         ("measurement", measured(findings)),
     ]
     if certificate.end.damaged or certificate.end.warnings:
@@ -111,12 +119,15 @@ def facts(findings: Findings, certificate: Certificate) -> list[tuple[str, str]]
     return [*lines, ("means", header.certifies)]
 
 
-def in_file(residual: dict[str, Any]) -> str:
-    """The residual of the file's pictures, and how much of it is the codec's."""
+def restored(residual: dict[str, Any]) -> str:
+    """The residual of the restored frames and that of the file's pictures: what lies between them is the codec's."""
+    if residual["restored"] is None:
+        return "none: nothing was restored"
+    words = f"{residual['restored']:.4f} as restored"
     if residual["file"] is None:
-        return ""
+        return words
     lost = residual["file"] - residual["restored"]
-    return f", {residual['file']:.4f} in the file: encoding changed it by {lost:+.4f}"
+    return f"{words}, {residual['file']:.4f} in the file: encoding changed it by {lost:+.4f}"
 
 
 def measured(findings: Findings) -> str:

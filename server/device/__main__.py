@@ -24,10 +24,11 @@ import torch
 
 from core.contract import Panel, SolverConfig
 from core.engine import Engine
-from core.models.load import load
+from core.models.load import load, weight_files
 from core.models.table import solver_defaults
 from core.operators.table import operator_of
 from server import logs
+from server.certificates.hashes import file_record
 from server.device.frame_memory import FrameMemory
 from server.device.messages import (
     Close,
@@ -192,10 +193,18 @@ def start(connection: Connection, options: DeviceOptions) -> Engine:
     """Loads and warms up, and says so."""
     model = load(options.model, options.weights, options.device, options.codec, options.model_settings)
     solver = SolverConfig.model_validate({**solver_defaults(model.name), **options.solver})
-    connection.send(Loaded(model.name, str(model.device), solver))
+    connection.send(Loaded(model.name, str(model.device), solver, hashes(options), model.denoiser.backend))
     engine = Engine(model)
     connection.send(warmed_up(engine, solver, options))
     return engine
+
+
+def hashes(options: DeviceOptions) -> dict[str, str]:
+    """SHA-256 of each file of weights, where somebody wants it: large ones take seconds."""
+    if not options.hash_weights:
+        return {}
+    files = weight_files(options.model, options.weights, options.codec, options.model_settings)
+    return {path.name: file_record(path).sha256 for path in files}
 
 
 def receive_descriptor(pipe: socket) -> int:

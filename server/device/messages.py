@@ -26,6 +26,8 @@ class DeviceOptions:
     """(width, height) of restored frames; none takes the model's own"""
     solver: dict[str, Any] = field(default_factory=dict)
     """settings of a session's solver where it says nothing and the model does not know better"""
+    hash_weights: bool = False
+    """tell the SHA-256 of the weights"""
     log_level: str = "info"
     log_format: Literal["console", "json"] = "console"
     measured: Ready | None = None
@@ -98,6 +100,10 @@ class Loaded:
     device: str
     solver: SolverConfig
     """where a session says nothing"""
+    weights: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file of weights, where recordings are certified"""
+    backend: str = ""
+    """the arithmetic, as reports name it"""
 
 
 @dataclass(frozen=True)

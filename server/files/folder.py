@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,7 @@ from core.contract import Pixels
 from core.errors import UsageError
 from server.files.colour import SRGB, coding, to_pixels
 from server.files.geometry import EXIF, Orientation
-from server.files.paths import named
+from server.files.paths import named, natural
 from server.files.source import About, Carry, Extras, Picture
 from server.files.stills import exif_orientation, upright_size
 
@@ -96,8 +95,3 @@ def decode(path: Path) -> tuple[av.VideoFrame, Orientation]:
                 raise ValueError(f"{named(path)} is damaged")
             return frame, EXIF[exif_orientation(data)]
     raise ValueError(f"there is no picture in {named(path)}")
-
-
-def natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts 9.png before 10.png."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]

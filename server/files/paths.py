@@ -111,3 +111,8 @@ def refusal(path: Path, error: Exception) -> str:
     reason = named(getattr(error, "strerror", None) or str(error) or type(error).__name__)
     hint = "; a pipe cannot be rewound, which some files need" if is_pipe(path) else ""
     return f"expected a video or a picture in {named(path)}, found none: {reason}{hint}"
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts 9.png before 10.png."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]

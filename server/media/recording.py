@@ -11,7 +11,7 @@ import queue
 import secrets
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -22,6 +22,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av import VideoFrame
+
+from server.certificates.live import Facts, LiveCertificate
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ WAITING = 256
 class Item:
     """One frame or packet that waits to be written."""
 
-    kind: Literal["restored", "received", "sound"]
+    kind: Literal["restored", "received", "sound", "facts"]
     time: float
     """seconds since the recording began"""
     data: Any
@@ -46,6 +48,9 @@ class Item:
 
 class MkvFile:
     """One MKV file with a video track and, if there is sound, an audio track."""
+
+    certificate: LiveCertificate | None = None
+    """of its video, if somebody wants one"""
 
     def __init__(self, path: Path, fps: float, sound: str | None):
         self.path = path
@@ -71,7 +76,9 @@ class MkvFile:
         copy = VideoFrame.from_ndarray(picture.to_ndarray(), "yuv420p")
         self._last = max(self._last + 1, round(time * self._fps))
         copy.pts, copy.time_base = self._last, 1 / self._fps
-        self._container.mux(self._video.encode(copy))
+        if self.certificate:
+            self.certificate.picture(copy, float(self._last / self._fps))
+        self._mux(self._video.encode(copy))
 
     def write_sound(self, data: bytes, time: float) -> None:
         """Writes a packet of sound, once the video has begun."""
@@ -85,14 +92,31 @@ class MkvFile:
 
     def close(self) -> None:
         if self._video is not None:
-            self._container.mux(self._video.encode(None))
+            self._mux(self._video.encode(None))
         self._container.close()
+
+    def _mux(self, packets: list[Any]) -> None:
+        if self.certificate:
+            self.certificate.encoded(packets, self._video.codec_context)
+        self._container.mux(packets)
+
+
+Certify = Callable[[Path], LiveCertificate]
+"""The certificate of a restored video that will lie there. Reads the key, so it blocks."""
 
 
 class Recording:
     """Writes one session to `directory` until it is stopped or the disk has less than `min_free` bytes left."""
 
-    def __init__(self, directory: Path, record: Record, fps: float, sound: str | None, min_free: int = 1 << 28):
+    def __init__(
+        self,
+        directory: Path,
+        record: Record,
+        fps: float,
+        sound: str | None,
+        min_free: int = 1 << 28,
+        certify: Certify | None = None,
+    ):
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         self.name = f"{stamp}-{secrets.token_hex(3)}"
         self.frames = 0
@@ -100,6 +124,7 @@ class Recording:
         self.error: str | None = None
         """why it ended before it was stopped"""
         self._directory, self._fps, self._sound, self._min_free = directory, fps, sound, min_free
+        self._certify = certify
         self._kinds: tuple[str, ...] = ("restored", "received") if record == "both" else ("restored",)
         self._began: float | None = None
         self._queue: queue.Queue[Item | None] = queue.Queue()
@@ -107,11 +132,23 @@ class Recording:
         self._thread.start()
 
     def offer(
-        self, times: Sequence[float], received: Sequence[npt.NDArray[np.uint8]], restored: Sequence[VideoFrame]
+        self,
+        times: Sequence[float],
+        received: Sequence[npt.NDArray[np.uint8]],
+        restored: Sequence[VideoFrame],
+        facts: Facts | None = None,
     ) -> None:
-        """Takes a chunk: when its frames arrived, the received frames, and the restored ones."""
+        """Takes a chunk: when its frames arrived, the received frames, the restored ones, and what is known of it.
+
+        A recording that is certified takes a chunk whole or not at all.
+        """
         if self._began is None:
             self._began = times[0]
+        if self._certify is not None and facts is not None:
+            if self._queue.qsize() + 1 + len(self._kinds) * len(times) > WAITING:
+                self.dropped += len(self._kinds) * len(times)
+                return
+            self._put(Item("facts", times[0] - self._began, facts))
         for time, before, after in zip(times, received, restored, strict=True):
             self._put(Item("restored", time - self._began, after))
             if "received" in self._kinds:
@@ -141,6 +178,8 @@ class Recording:
         try:
             for kind in self._kinds:
                 files[kind] = MkvFile(self._directory / f"{self.name}.{kind}.mkv", self._fps, self._sound)
+            if self._certify is not None:
+                files["restored"].certificate = self._certify(files["restored"].path)
             while (item := self._queue.get()) is not None:
                 self._write(files, item)
         except (OSError, av.FFmpegError, ValueError) as error:
@@ -154,6 +193,11 @@ class Recording:
         if item.kind == "sound":
             for file in files.values():
                 file.write_sound(item.data, item.time)
+            return
+        if item.kind == "facts":
+            certificate = files["restored"].certificate
+            if certificate is not None:
+                certificate.begin(item.data)
             return
         if self.frames % 16 == 0 and shutil.disk_usage(self._directory).free < self._min_free:
             raise OSError(f"less than {self._min_free >> 20} MiB are left in {self._directory}")
@@ -169,3 +213,10 @@ class Recording:
         except (OSError, av.FFmpegError) as error:
             self.error = self.error or f"{file.path.name} could not be closed: {error}"
             logger.error("%s could not be closed: %s", file.path, error)
+            return
+        if file.certificate is not None:
+            try:
+                file.certificate.finish([self.error] if self.error else [])
+            except (OSError, av.FFmpegError) as error:
+                self.error = self.error or f"the certificate of {file.path.name} has no end: {error}"
+                logger.error("the certificate of %s has no end: %s", file.path, error)

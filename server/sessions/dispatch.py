@@ -349,6 +349,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         threads=settings.threads,
         warm_sizes=settings.warm_sizes,
         solver=check_solver(settings.solver, settings.model),
+        hash_weights=settings.certificate_key is not None,
         log_level=settings.log_level,
         log_format=settings.log_format,
     )

@@ -20,6 +20,7 @@ from server.media.playout import Playout
 from server.media.recording import Recording
 from server.media.tracks import Outgoing, RestoredTrack
 from server.scheduling.scheduler import Job
+from server.sessions.certificates import facts_of
 from server.sessions.telemetry import SessionFigures
 
 CHANNEL_BYTES = 256 * 1024
@@ -100,7 +101,7 @@ class Outlet:
             job, restored = await self._outbox.get()
             work, pictures = job.work, await self._pictures(job, restored)
             if self.recording is not None:
-                self.recording.offer(work.arrivals, job.chunk.frames, pictures)
+                self.recording.offer(work.arrivals, job.chunk.frames, pictures, facts_of(job, restored))
             report = ChunkReport(chunk_report(job, restored, self._figures), work.arrivals[-1])
             frames = [
                 (slot, Outgoing(picture, arrival, report))

@@ -23,6 +23,7 @@ from server.media.recording import Recording
 from server.quotas import Quotas
 from server.refusals import Asks, Place, Refusal
 from server.scheduling.admission import Refuse
+from server.sessions.certificates import certifier
 from server.sessions.checks import OperatorChecks, check
 from server.sessions.config import SessionConfig
 from server.sessions.devices import Devices
@@ -341,7 +342,8 @@ class Sessions:
         """Begins to keep the session, when that was asked for; `sound` is the codec of its sound."""
         directory, config = self.settings.recordings, session.config
         if config.record != "nothing" and directory is not None:
-            session.outlet.recording = Recording(directory, config.record, config.fps, sound)
+            certify = certifier(config, self.settings, self.devices.workers[0].loaded)
+            session.outlet.recording = Recording(directory, config.record, config.fps, sound, certify=certify)
 
     async def _answer(self, session: Session, pc: PeerConnection, offer: Offer, returns: bool) -> str:
         """Answers an offer of a session's client. An offer that fails leaves the session as it was."""
