@@ -20,7 +20,8 @@ CERTIFIES = (
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=10**15)]
-Side = Annotated[int, Field(ge=1, le=1 << 16)]
+Side = Annotated[int, Field(ge=1, le=8192)]
+Shown = Annotated[int, Field(ge=1, le=5 * 8192)]
 Residual = Annotated[float, Field(ge=0, le=1e15)]
 Seconds = Annotated[float, Field(ge=-1e9, le=1e9)]
 Size = tuple[Side, Side]
@@ -57,9 +58,9 @@ class Sizes(Config):
     """of y, padded at the right and the bottom by repeating its edge"""
     restored: Size
     """of restored frames"""
-    shown: Size
+    shown: tuple[Side, Shown]
     """of the pictures in the file, before an odd side is padded to an even one"""
-    scaled: Size | None
+    scaled: tuple[Shown, Shown] | None
     """size that a source picture is scaled to, before it is cut or padded to `taken`"""
 
 
@@ -68,7 +69,7 @@ class Reading(Config):
 
     deinterlace: bool
     """interlaced pictures were deinterlaced first"""
-    fps: str | None
+    fps: Annotated[str, Field(pattern=r"^[1-9]\d{0,8}(/[1-9]\d{0,8})?$")] | None
     """frames per second that were asked for, of a folder of pictures"""
 
 

@@ -30,9 +30,9 @@ class Remeasured:
     def __init__(self, path: Path, header: Header):
         self._operator = operator_of(header.operator)
         self._geometry = geometry_of(header.sizes)
+        check_sizes(self._operator, self._geometry)
         self._spec = ChunkSpec(LATENTS[header.latency])
         self._source = in_fields(open_reading(path, header.reading), self._operator)
-        self._operator.prepare(*self._geometry.restored)
         size = self._geometry.scaled or self._geometry.taken
         self._chunks = in_chunks(self._source.pictures(size, leave_out), self._spec)
         self._past: Tensor | None = None
@@ -81,6 +81,18 @@ def operator_of(fields: dict[str, Any]) -> Operator:
     except ValidationError as error:
         raise UsageError(f"the certificate's operator is not known here: {explain(error)}") from error
     return found
+
+
+def check_sizes(operator: Operator, geometry: Geometry) -> None:
+    """Raises UsageError where a certificate's sizes do not fit its operator: its signer may be anybody."""
+    try:
+        operator.prepare(*geometry.restored)
+    except ValueError as error:
+        raise UsageError(f"the certificate's operator does not fit its pictures: {error}") from error
+    fed, inside = operator.measurement_size(*geometry.restored), zip(geometry.taken, geometry.fed, strict=True)
+    cut = zip(geometry.shown, geometry.restored, strict=True)
+    if fed != geometry.fed or any(part > whole for part, whole in (*inside, *cut)):
+        raise UsageError("the certificate's sizes do not fit each other")
 
 
 def geometry_of(sizes: Sizes) -> Geometry:

@@ -16,7 +16,7 @@ from server.commands import options
 from server.commands.remeasure import Remeasured
 from server.commands.verify_film import compare
 from server.commands.verify_report import Findings, report, table
-from server.files.paths import named, status
+from server.files.paths import is_pipe, named, status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
     for path, what in ((args.file, "a video to verify"), (sidecar, "its certificate"), (args.measurement, "y")):
         if path is not None and status(path) is None:
             raise UsageError(f"expected {what}, found no {named(path)}")
+        if path is not None and is_pipe(path):
+            raise UsageError(f"expected {what} in a file, found {named(path)}, which can be read only once")
     findings = Findings(args.file, sidecar)
     try:
         judge(args, sidecar, findings)

@@ -91,10 +91,10 @@ def table(findings: Findings) -> Table:
     fault = findings.fault
     where = "" if fault is None or fault.chunk is None else f"chunk {fault.chunk}: "
     lines.add_row("file", escape(named(findings.file)))
-    lines.add_row("verdict", "valid" if fault is None else f"not valid: {escape(where + fault.what)}")
+    lines.add_row("verdict", "valid" if fault is None else f"not valid: {escape(named(where + fault.what))}")
     if fault is None and findings.certificate:
         for name, text in facts(findings, findings.certificate):
-            lines.add_row(name, escape(text))
+            lines.add_row(name, escape(named(text)))
     return lines
 
 
@@ -107,7 +107,7 @@ def facts(findings: Findings, certificate: Certificate) -> list[tuple[str, str]]
         ("pictures", f"{findings.frames} in {findings.chunks} chunks{'' if findings.same_file else ', packed anew'}"),
         ("signed by", f"{header.public_key}, {signer}"),
         ("made", f"{header.made} by the signer's clock, {header.tool}, model {header.model.name}"),
-        ("operator", f"{header.operator['kind']}, noise {header.operator['noise']:g}"),
+        ("operator", f"{header.operator.get('kind')}, noise {header.operator.get('noise')}"),
         ("chunks", ", ".join(f"{count} {rung}" for rung, count in found["rungs"].items())),
         ("residual", restored(residual)),
         ("trust", ", ".join(f"{share} {value:.1%}" for share, value in trust.items()) if trust else "not stated"),

@@ -1,7 +1,9 @@
 """`avis restore --certificate` and `avis verify` on small files, with a small configuration of the real model."""
 
 import json
+import os
 import shutil
+import threading
 
 import av
 import numpy as np
@@ -14,6 +16,7 @@ from server import cli
 from server.certificates import keys
 from server.certificates.certificate import read_certificate, signed
 from server.certificates.keys import public_pem
+from server.certificates.records import Reading
 from server.files.outputs import write_png
 from tests.clips import write_clip
 
@@ -193,6 +196,51 @@ def test_a_residual_that_was_made_up_is_found(tmp_path, capsys):
     assert verify(capsys, target)[0] == 0
     code, report = verify(capsys, target, "--measurement", source)
     assert code == 1 and report["fault"]["what"].startswith("the residual of the file's pictures is")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"operator": {"kind": "sharpen"}}, "operator is not known here"),
+        ({"operator": {"kind": "super_resolution"}}, "sizes do not fit each other"),
+        ({"operator": {"kind": "super_resolution", "scale": 3}}, "operator is not known here"),
+        ({"sizes": {"restored": (40, 40)}}, "sizes do not fit each other"),
+        ({"sizes": {"taken": (8000, 8000)}}, "sizes do not fit each other"),
+        ({"sizes": {"shown": (8000, 8000)}}, "sizes do not fit each other"),
+        ({"tool": "\x1b[2Jgone", "reading": {"deinterlace": True, "fps": "25"}}, "--fps is the rate of a folder"),
+    ],
+)
+def test_what_a_stranger_signed_asks_for_nothing_that_does_not_fit(tmp_path, capsys, changes, why):
+    source, target = write_clip(tmp_path / "in.mp4", 9, 32, 48), tmp_path / "out.mp4"
+    assert restore(source, target) == 0
+    with sidecar(target).open("rb") as file:
+        found = read_certificate(file)
+    if "sizes" in changes:
+        changes = {"sizes": found.header.sizes.model_copy(update=changes["sizes"])}
+    if "reading" in changes:
+        changes = changes | {"reading": Reading(**changes["reading"])}
+    key = keys.signing_key(None, keys.FOLDER)
+    header = found.header.model_copy(update=changes)
+    sidecar(target).write_bytes(b"".join(signed(key, [header, *found.chunks, found.end])))
+    code, said = verify(capsys, target, "--measurement", source)
+    assert code == 2 and why in said
+    assert cli.main(["verify", str(target)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_y_that_came_through_a_pipe_is_certified_by_its_pictures(tmp_path, capsys, monkeypatch):
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    repack(write_clip(tmp_path / "in.mp4", 9, 32, 48), source)
+    os.mkfifo(tmp_path / "pipe.mkv")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe.mkv").write_bytes(source.read_bytes()))
+    writer.start()
+    assert restore(tmp_path / "pipe.mkv", target) == 0
+    writer.join()
+    code, found = verify(capsys, target, "--measurement", source)
+    assert code == 0 and found["same_measurement"] is None
+    assert found["residual"]["file"] is None and found["residual"]["computed"] > 0
+    code, said = verify(capsys, target, "--measurement", tmp_path / "pipe.mkv")
+    assert code == 2 and "can be read only once" in said
 
 
 def test_a_key_says_who_signed(tmp_path, capsys):
