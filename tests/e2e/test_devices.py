@@ -30,7 +30,7 @@ async def test_a_session_of_a_killed_device_goes_on_with_the_other_at_once():
             await asyncio.gather(*(worker.settled() for worker in sessions.devices.workers))
         client = await Client(http, url).open()
         assert client.status == 201, client.answer
-        await client.until(lambda: len(client.numbers) > 40)
+        await client.until(lambda: len(client.numbers) > 20)
         watching = watch(client, times)
         home = next(dispatch for dispatch in sessions.devices.all if dispatch.reserved)
         os.kill(home.worker.pid, signal.SIGKILL)
@@ -38,7 +38,7 @@ async def test_a_session_of_a_killed_device_goes_on_with_the_other_at_once():
         moved = len(client.reports())
         await client.until(lambda: any(report["guided"] for report in client.reports()[moved:]))
         count = len(client.numbers)
-        await client.until(lambda: len(client.numbers) > count + 2 * FPS)
+        await client.until(lambda: len(client.numbers) > count + FPS)
         watching.cancel()
         _, report = await client.report()
         sessions.check_integrity()

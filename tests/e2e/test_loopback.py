@@ -158,12 +158,12 @@ async def test_two_sessions_get_their_own_frames_back_in_order(server):
         assert one.status == other.status == 201
         assert one.headers["Location"] == f"/sessions/{one.answer['id']}"
         for peer in (one, other):
-            await peer.until(lambda peer=peer: len(peer.numbers) > 40)
+            await peer.until(lambda peer=peer: len(peer.numbers) > 30)
         assert {number >= 512 for number in one.numbers} == {False}
         assert {number >= 512 for number in other.numbers} == {True}
         for peer in (one, other):
             assert (np.diff(peer.numbers) >= 0).all(), peer.numbers
-            assert len(set(peer.numbers)) > 30, peer.numbers
+            assert len(set(peer.numbers)) > 20, peer.numbers
             steps = np.diff(peer.pts) * FPS / 90000
             assert np.allclose(steps, steps.round()), "timestamps lie on slots"
             assert (steps > 0).all()

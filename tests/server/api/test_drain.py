@@ -41,7 +41,7 @@ async def until(condition):
 
 async def test_without_patience_or_without_sessions_the_end_comes_at_once():
     for sessions, patience in ((Sessions([Session()]), 0.0), (Sessions(), 60.0)):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await let_sessions_end(sessions, patience)
         assert sessions.draining, "it takes no more sessions in any case"
 
@@ -55,7 +55,7 @@ async def test_open_sessions_are_told_and_waited_for(handlers):
     await asyncio.sleep(0.3)
     assert not ending.done(), "one is left"
     sessions.pop()
-    await asyncio.wait_for(ending, 2)
+    await asyncio.wait_for(ending, 10)
 
 
 async def test_patience_has_an_end(handlers):
@@ -69,4 +69,4 @@ async def test_a_second_signal_ends_the_wait(handlers):
     ending = asyncio.create_task(let_sessions_end(sessions, 60.0))
     await until(lambda: sessions[0].told)
     os.kill(os.getpid(), signal.SIGTERM)
-    await asyncio.wait_for(ending, 2)
+    await asyncio.wait_for(ending, 10)

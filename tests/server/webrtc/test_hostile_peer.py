@@ -20,7 +20,7 @@ from server.webrtc.sctp import MAX_CHUNKS, MAX_STREAMS
 from server.webrtc.sdp_lines import SdpLimits
 
 LOOPBACK = SdpLimits(allow_loopback=True)
-LOCAL = RtcConfig(bind=("127.0.0.1",), close_timeout=1.0)
+LOCAL = RtcConfig(bind=("127.0.0.1",), close_timeout=6.0)
 
 
 async def until(condition, seconds=15.0):
@@ -107,7 +107,7 @@ async def test_three_hundred_ssrcs_are_neither_kept_nor_reported_and_the_connect
         assert len(receiver._reports.blocks(0.0)) <= 2
         started = time.monotonic()
         await attack.server.close()
-        assert time.monotonic() - started < 0.9
+        assert time.monotonic() - started < 5, "it waited for its close_timeout"
         assert attack.agent._protocols == []
 
 
