@@ -9,8 +9,14 @@ import uvloop
 
 ONE_THREAD = pytest.StashKey[bool]()
 """whether it was the tests' own choice to compute with one thread"""
-QUIET = ("tests/browser/", "tests/e2e/", "tests/server/loadtest/test_loadtest.py", "tests/server/api/test_vitals.py")
-"""tests in real time: they run last, those of one line one after the other on one worker"""
+QUIET = (
+    "tests/browser/test_page.py",
+    "tests/e2e/",
+    "tests/server/loadtest/test_loadtest.py",
+    "tests/browser/",
+    "tests/server/api/test_vitals.py",
+)
+"""tests in real time: they run last, those of one part one after the other on one worker, the longest part first"""
 
 
 def pytest_configure(config):
@@ -22,7 +28,13 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.nodeid.startswith(QUIET))
+    order = {part: place for place, part in enumerate(QUIET, 1)}
+    items.sort(key=lambda item: order.get(quiet_part(item.nodeid), 0))
+
+
+def quiet_part(nodeid):
+    """The part of the tests in real time that a test belongs to; none for most."""
+    return next((part for part in QUIET if nodeid.startswith(part)), None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,7 +44,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return next((part for part in QUIET if nodeid.startswith(part)), None) or super()._split_scope(nodeid)
+            return quiet_part(nodeid) or super()._split_scope(nodeid)
 
         def remove_node(self, node):
             """A test that ends its worker, as one that runs into its limit does, has failed and is not run again."""
