@@ -39,6 +39,20 @@ export class Server {
     return this.#leave(`/sessions/${id}`);
   }
 
+  /** One more player of a published stream: the answer to its offer, and where the player is. */
+  async joinPlayer(name, sdp) {
+    const path = `/whep/${encodeURIComponent(name)}`;
+    const headers = { ...this.#headers(), "Content-Type": "application/sdp" };
+    const response = await reach(this.base + path, { method: "POST", headers, body: sdp });
+    if (!response.ok) throw refused(response, await readJson(response), `POST ${path}`);
+    return { sdp: await response.text(), location: response.headers.get("Location") };
+  }
+
+  /** Ends a player even while the page goes away. */
+  leavePlayer(location) {
+    return this.#leave(location);
+  }
+
   /** Gives up a place in line, even while the page goes away. */
   leaveLine(ticket) {
     return this.#leave(`/queue/${ticket}`);
@@ -62,9 +76,7 @@ export class Server {
     });
     const answer = await readJson(response);
     if (response.ok) return answer;
-    const error = answer?.error ?? { message: `The server answered ${response.status} to ${method} ${path}.` };
-    const wait = Number.parseFloat(response.headers.get("Retry-After"));
-    throw new ServerError(response.status, error, Number.isFinite(wait) ? wait : null, answer?.queue);
+    throw refused(response, answer, `${method} ${path}`);
   }
 
   #headers(body) {
@@ -74,6 +86,12 @@ export class Server {
 
 /** The server that the page came from. */
 export const here = new Server();
+
+function refused(response, answer, request) {
+  const error = answer?.error ?? { message: `The server answered ${response.status} to ${request}.` };
+  const wait = Number.parseFloat(response.headers.get("Retry-After"));
+  return new ServerError(response.status, error, Number.isFinite(wait) ? wait : null, answer?.queue);
+}
 
 async function reach(path, options) {
   try {

@@ -9,6 +9,7 @@ import { csv, save } from "./save.js";
 import { CHOICES, choicesOf, newPage, operatorOf, queryOf, running } from "./state.js";
 import { title } from "./operators.js";
 import { advice, sentence } from "./status.js";
+import { Watch } from "./watch.js";
 
 const $ = (selector) => document.querySelector(selector);
 
@@ -16,6 +17,7 @@ const page = newPage();
 const controls = new Controls(page, onChoice);
 const screen = new Screen(page);
 const figures = new Figures($("#figures"));
+const watch = new Watch();
 const run = new Run(page, { controls, screen, figures, onConnected: nameModel });
 
 /** What a choice has to do beside standing in the state. */
@@ -141,7 +143,7 @@ function listen() {
   for (const extension of ["csv", "json"]) $(`#save-${extension}`).addEventListener("click", () => saveRun(extension));
   navigator.mediaDevices?.addEventListener?.("devicechange", () => controls.listDevices());
   document.addEventListener("keydown", onKey);
-  window.addEventListener("pagehide", () => run.stop());
+  window.addEventListener("pagehide", () => (run.stop(), watch.stop("")));
 }
 
 /** The device is known when the model is loaded. */

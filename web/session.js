@@ -226,7 +226,7 @@ async function keepResolution(sender) {
 }
 
 /** All candidates of this side, or those of the first two seconds: the server takes no later ones. */
-async function gathered(pc) {
+export async function gathered(pc) {
   const complete = changes(pc, "icegatheringstatechange", () => pc.iceGatheringState === "complete");
   await Promise.race([complete, after(GATHER_MS)]);
 }
