@@ -6,7 +6,7 @@ import { CHOICES, sizeOf } from "./state.js";
 
 const $ = (selector) => document.querySelector(selector);
 
-const START = { film: "Start with the film", scene: "Start with the drawn scene", camera: "Start the camera", file: "Start the video file", screen: "Choose a screen" };
+const START = { film: "Start with the film", scene: "Start with the drawn scene", camera: "Start the camera", file: "Start the video file", screen: "Choose a screen", tab: "Choose a tab" };
 
 export class Controls {
   /** `onChoice(name)` hears of every choice, after it stands in `page.chosen`; parameters and the mask count as `operator`. */
@@ -78,7 +78,7 @@ export class Controls {
   /** Says what the choices mean, and shows the controls that they need. */
   describe() {
     const { source, mode, view, operator, sound } = this.page.chosen;
-    $("#sound").closest("label").hidden = !["camera", "file"].includes(source);
+    $("#sound").closest("label").hidden = !["camera", "file", "tab"].includes(source);
     $("#camera").closest("label").hidden = source !== "camera" || $("#camera").length < 2;
     $("#microphone").closest("label").hidden = source !== "camera" || !sound || $("#microphone").length < 2;
     $("#start").textContent = START[source];

@@ -1,4 +1,4 @@
-/** Where the video comes from: film, drawn scene, camera, file, screen. Each gives a stream and a `stop`; knows no server. */
+/** Where the video comes from: film, drawn scene, camera, file, screen, tab. Each gives a stream and a `stop`; knows no server. */
 
 import { FPS } from "./pace.js";
 import { Scene } from "./scene.js";
@@ -12,13 +12,14 @@ export class SourceError extends Error {}
 /**
  * Opens a source: `{stream, stop, ended}`; `ended` resolves when it runs dry by itself.
  * `size` is {width, height} of the restored picture; `native` keeps the source's own pixels (cut to the same shape);
- * `sound` asks for the sound of a camera or a file too; `camera` and `microphone` are device ids, "" leaves the browser the choice.
+ * `sound` asks for the sound of a camera, a file or a tab too; `camera` and `microphone` are device ids, "" leaves the browser the choice.
  */
 export async function openSource(kind, { size, native, file, sound, camera, microphone }) {
   if (kind === "scene") return openScene(size);
   if (kind === "film") return shaped(await openVideo(FILM, false, "The film of this page does not play in this browser."), size, native, true);
   if (kind === "camera") return shaped(await openCamera(size, sound, camera, microphone), size, native, false);
   if (kind === "screen") return shaped(await openScreen(), size, native, true);
+  if (kind === "tab") return shaped(await openTab(sound), size, native, true);
   if (!file) throw new SourceError("Choose a video file first.");
   return shaped(await openFile(file, sound), size, native, true);
 }
@@ -36,6 +37,14 @@ async function openCamera({ width, height }, sound, camera, microphone) {
 
 async function openScreen() {
   return fromStream(await ask("screen", () => media().getDisplayMedia({ video: { frameRate: FPS }, audio: false })));
+}
+
+/** Another tab: the browser offers its tabs at once, and not this page, which would film what it shows. */
+async function openTab(sound) {
+  const video = { frameRate: FPS, displaySurface: "browser" };
+  const audio = sound && { suppressLocalAudioPlayback: true }; // it is heard from here, as late as the picture
+  const wish = { video, audio, selfBrowserSurface: "exclude", monitorTypeSurfaces: "exclude", surfaceSwitching: "include" };
+  return fromStream(await ask("tab", () => media().getDisplayMedia(wish)));
 }
 
 function media() {
