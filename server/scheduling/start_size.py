@@ -22,7 +22,8 @@ def start_size(devices: Sequence[Admission], workload: Workload, now: float) -> 
     for width, height in SIZES:
         session = workload.model_copy(update={"width": width, "height": height})
         for device in devices:
-            share = device.costs.mean_cost(now, session) / session.period
+            seconds = device.costs.mean_base(session, "full") * device.costs.slowness(now)  # no hopeful trial
+            share = seconds / session.period
             measured = measured or share > 0
             if 0 < share <= SHARE and device.load(now) + share <= 1 - device.config.reserve:
                 return width, height

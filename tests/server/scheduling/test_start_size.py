@@ -41,3 +41,15 @@ def test_a_device_that_has_become_slow_is_judged_anew():
     for second in range(20):
         slowed.costs.measure(float(second), ANY, 0.7)
     assert start_size([slowed], ANY, 20.0) == (256, 144)
+
+
+def test_a_device_that_gets_one_hopeful_trial_is_not_taken_for_a_fast_one():
+    """A trial chunk is said to fit half a period, whatever its size: the page began with 832x480 on a loaded machine."""
+    hopeful = device(0.4)
+    hopeful.costs.busy(0.0)
+    hopeful.costs.measure(0.1, ANY, 3.0)
+    for second in range(1, 9):
+        hopeful.costs.measure(float(second), ANY, 0.08, "x_init")
+    large = ANY.model_copy(update={"width": 832, "height": 480})
+    assert hopeful.costs.mean_cost(9.0, large) <= large.period / 2, "the trial"
+    assert start_size([hopeful], ANY, 9.0) == (320, 192)
