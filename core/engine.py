@@ -12,7 +12,7 @@ from torch import Tensor
 from core.chunks import CHUNKS, ChunkSpec
 from core.coding import new_coder
 from core.contract import Mode, Panel, Pixels, Rung, SolverConfig, TrustShares
-from core.evaluation.metrics import psnr
+from core.evaluation.metrics import change_ratio, psnr
 from core.memory import tensor_bytes, tensors
 from core.models.load import Model
 from core.operators.lost import mask_lost_frames
@@ -48,6 +48,8 @@ class ChunkResult:
     psnr: float | None = None
     """dB against the clean frames, in simulate mode"""
     psnr_x_init: float | None = None
+    flicker: float | None = None
+    """how much the restored frames change from one to the next where the clean ones (incoming: x_init) change by 1"""
     trust: TrustShares | None = None
     """where the panel `trust` was asked for"""
 
@@ -135,7 +137,7 @@ class Engine:
         with stage("transfer"):
             views = {"original": x, "degraded": y, "x_init": restored.x_init, "restored": restored.x}
             side_by_side = beside(panels, views, operator, pictures)
-        scores = score(restored, x, lost) if stream.mode == "simulate" else (None, None)
+        scores = score(restored, x if stream.mode == "simulate" else None, lost)
         stream.state, stream.clean_past = state, clean_past  # commit
         return ChunkResult(side_by_side, restored.guided, restored.residual, *scores, trust)
 
@@ -205,9 +207,18 @@ def codes_of(restored: Restored, y: Tensor, before: StreamState, lost: tuple[int
     return codes
 
 
-def score(restored: Restored, x: Tensor, lost: tuple[int, ...]) -> tuple[float | None, float | None]:
-    """PSNR (dB) of the restored frames and of x_init against the clean ones, without the lost frames."""
-    known = [index for index in range(len(x)) if index not in lost] if lost else slice(None)
+def score(
+    restored: Restored, clean: Tensor | None, lost: tuple[int, ...]
+) -> tuple[float | None, float | None, float | None]:
+    """PSNR (dB) of the restored frames and of x_init against the clean ones, and flicker, without the lost frames.
+
+    Flicker is taken from every fourth row. Where nobody knows the clean frames it is that over x_init.
+    """
+    known = [index for index in range(len(restored.x)) if index not in lost] if lost else slice(None)
     if not known:
-        return None, None
-    return psnr(restored.x[known], x[known]), psnr(restored.x_init[known], x[known])
+        return None, None, None
+    x, x_init = restored.x[known], restored.x_init[known]
+    if clean is None:
+        return None, None, change_ratio(x[..., ::4, :], x_init[..., ::4, :])
+    clean = clean[known]
+    return psnr(x, clean), psnr(x_init, clean), change_ratio(x[..., ::4, :], clean[..., ::4, :])

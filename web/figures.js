@@ -60,6 +60,7 @@ export class Figures {
     this.#latency(now);
     this.#psnr(now);
     this.#residual(now);
+    this.#flicker(now);
     this.#fps(now);
     this.#chunks(now);
     this.#stages();
@@ -88,6 +89,13 @@ export class Figures {
     const residual = this.latest?.residual ?? null;
     this.#text("residual", residual === null ? "–" : residual.toPrecision(2), "‖y − A x‖ / ‖y‖: distance from what was measured");
     this.#spark("residual", [{ points: this.chunks.series("residual", now), name: "main" }], 0.005);
+  }
+
+  #flicker(now) {
+    const { flicker = null, psnr = null } = this.latest ?? {};
+    const against = psnr === null ? "the start, x_init" : "the original";
+    this.#text("flicker", flicker === null ? "–" : flicker.toFixed(2), flicker === null ? "only where something moves" : `change from frame to frame, over that of ${against}`);
+    this.#spark("flicker", [{ points: this.chunks.series("flicker", now), name: "main" }], 0.1);
   }
 
   #fps(now) {

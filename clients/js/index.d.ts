@@ -27,6 +27,8 @@ export interface Report {
   chunk: number;
   rung: string;
   residual: number | null;
+  /** Change from frame to frame over that of the original, or of the start; absent where that stands still. */
+  flicker?: number;
   frames: number;
   lost: number;
   latency_ms?: number;

@@ -9,6 +9,9 @@ from torch import Tensor
 _FLOOR = 1e-10
 """mean square error of a perfect frame, so that its PSNR is 100 dB and not infinite"""
 
+STILL = 1e-4
+"""least mean change of a picture that moves, in [-1, 1]: a hundredth of a grey level"""
+
 
 def psnr_per_frame(a: Tensor, b: Tensor) -> list[float]:
     """PSNR of each frame in dB, over RGB in [0, 1] with peak 1; 100 for equal frames."""
@@ -38,6 +41,18 @@ def flicker(restored: Tensor, original: Tensor) -> float:
     """The mean of `flicker_per_step`; 0 for a single frame."""
     values = flicker_per_step(restored, original)
     return fmean(values) if values else 0.0
+
+
+def change_ratio(restored: Tensor, reference: Tensor) -> float | None:
+    """How much the restored video changes from frame to frame where `reference` changes by 1, both [T, 3, H, W].
+
+    Above 1 it flickers. None for a single frame, and where the reference stands still.
+    """
+    check_pair(restored, reference)
+    change, known = (
+        (frames.diff(dim=0).abs().mean().item() if len(frames) > 1 else 0.0) for frames in (restored, reference)
+    )
+    return change / known if known > STILL else None
 
 
 def check_pair(a: Tensor, b: Tensor) -> None:

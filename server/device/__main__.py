@@ -151,7 +151,7 @@ class Device:
         timer.ms["total"] = 1000 * (time.perf_counter() - start)
         shape = result.panels.shape
         scores = result.residual, result.psnr, result.psnr_x_init
-        return Stepped(shape, result.guided, *scores, timer.ms, result.trust)
+        return Stepped(shape, result.guided, *scores, timer.ms, result.trust, result.flicker)
 
     def _close(self, stream_id: str) -> Reply:
         self.engine.close(stream_id)

@@ -150,6 +150,7 @@ class Stepped:
     ms: dict[str, float] = field(default_factory=dict)
     """milliseconds of each stage, and `total`"""
     trust: TrustShares | None = None
+    flicker: float | None = None
 
 
 @dataclass(frozen=True)

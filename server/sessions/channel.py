@@ -70,6 +70,8 @@ class ChunkReport(Message):
     """dB against the original; in mode simulate"""
     psnr_x_init: Amount | None = None
     """the same of the measurement-consistent start"""
+    flicker: Amount | None = None
+    """change from frame to frame over the original's, or in mode incoming the start's; absent where that is still"""
     trust: TrustShares | None = None
     """what the restored pixels owe to the measurement; where the panel `trust` was asked for"""
     ms: StageTimes

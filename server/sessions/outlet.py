@@ -186,6 +186,8 @@ def chunk_report(job: Job[Work], restored: RestoredChunk | None, figures: Sessio
         report |= {"guided": stepped.guided, "rung": restored.plan.rung, "residual": round(stepped.residual, 5)}
         if stepped.psnr is not None and stepped.psnr_x_init is not None:
             report |= {"psnr": round(stepped.psnr, 2), "psnr_x_init": round(stepped.psnr_x_init, 2)}
+        if stepped.flicker is not None:
+            report["flicker"] = round(stepped.flicker, 3)
         if stepped.trust is not None:
             report["trust"] = {share: round(value, 4) for share, value in stepped.trust}
     report["ms"] = {stage: round(value, 1) for stage, value in ms.items()}

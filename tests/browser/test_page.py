@@ -168,6 +168,7 @@ async def test_one_click_shows_restored_frames_and_their_figures(running):
     await page.wait_for_function(f"(before) => {PICTURE} !== before", arg=before)
     await page.wait_for_function(f"/^\\d+\\.\\d\\d s$/.test({FIGURE.format('latency')})")
     await page.wait_for_function(f"Number({FIGURE.format('fps')}) > 2")
+    await page.wait_for_function(f"Number({FIGURE.format('flicker')}) > 0.3")
     assert await page.query_selector("#chunks rect:not(.rung-passthrough)")
 
 

@@ -14,6 +14,7 @@ from core.models.table import check_latency
 from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from core.operators.averages import TemporalAverage
+from core.operators.denoise import Denoise
 from core.operators.masks import Inpainting
 from core.operators.super_resolution import SuperResolution
 from core.training.data import procedural
@@ -42,6 +43,8 @@ def test_simulated_frames_come_back_with_their_panels(engine, frames):
     assert len(np.unique(degraded[0, :4, :4, 0])) == 1  # one block, one value
     assert not np.array_equal(restored, degraded)
     assert result.guided and result.psnr > 10 and result.psnr_x_init > 10 and result.residual < 0.1
+    changes = [np.abs(np.diff(video[:, ::4].astype(float), axis=0)).mean() for video in (restored, original)]
+    assert result.flicker == pytest.approx(changes[0] / changes[1], rel=0.02)
 
 
 def test_incoming_frames_are_the_measurement(engine, frames):
@@ -49,6 +52,13 @@ def test_incoming_frames_are_the_measurement(engine, frames):
     small = np.ascontiguousarray(frames[:9, ::4, ::4])
     result = engine.step("a", small, SuperResolution(), CONFIG)
     assert result.panels.shape == (9, H, W, 3) and result.psnr is None
+    assert 0.5 < result.flicker < 1.5, "over the start"
+
+
+def test_a_picture_that_stands_still_has_no_flicker_to_tell(engine, frames):
+    engine.open("a", Denoise(), "simulate", H, W)
+    still = np.repeat(frames[:1], 9, axis=0)
+    assert engine.step("a", still, Denoise(), CONFIG).flicker is None
 
 
 def test_nobody_knows_the_original_of_incoming_frames(engine, frames):

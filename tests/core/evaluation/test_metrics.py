@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from core.evaluation.metrics import flicker, psnr, psnr_per_frame
+from core.evaluation.metrics import change_ratio, flicker, psnr, psnr_per_frame
 
 
 def noisy_pair(frames=3, height=32, width=40, sigma=0.1):
@@ -31,6 +31,13 @@ def test_psnr_is_the_mean_of_the_frames_in_db_and_not_of_their_errors():
 def test_equal_frames_have_a_finite_psnr():
     a, _ = noisy_pair()
     assert psnr(a, a) == pytest.approx(100)
+
+
+def test_the_change_ratio_is_how_much_the_video_moves_for_the_references_one():
+    video = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert change_ratio(video, video) == pytest.approx(1)
+    assert change_ratio(0.5 * video + 0.2, video) == pytest.approx(0.5)
+    assert change_ratio(video, video[:1].expand_as(video)) is None and change_ratio(video[:1], video[:1]) is None
 
 
 def test_a_constant_error_does_not_flicker_and_one_that_changes_sign_does():

@@ -142,7 +142,7 @@ def restored(job, panels=1, rung="full"):
     count, (height, width, _) = len(job.chunk.frames), job.chunk.frames[0].shape
     pixels = np.concatenate([np.stack(job.chunk.frames)] * panels, axis=2)
     now = asyncio.get_running_loop().time()
-    stepped = Stepped((count, height, width * panels, 3), job.opening, 0.25, 30.0, 28.0, {"total": 5.0})
+    stepped = Stepped((count, height, width * panels, 3), job.opening, 0.25, 30.0, 28.0, {"total": 5.0}, flicker=0.9)
     return RestoredChunk(stepped, pixels, Plan(rung, job.work.solver, job.work.gap, job.deadline), now, now)
 
 
@@ -176,7 +176,7 @@ async def test_restored_frames_leave_in_order_and_the_report_comes_with_the_firs
     assert [frame.to_ndarray(format="rgb24").mean() for frame in frames] == pytest.approx(slots, abs=3)
     [report] = [message for message in channel.sent if "chunk" in message]
     assert (report["chunk"], report["rung"], report["guided"], report["residual"]) == (0, "full", True, 0.25)
-    assert (report["psnr"], report["psnr_x_init"]) == (30.0, 28.0)
+    assert (report["psnr"], report["psnr_x_init"], report["flicker"]) == (30.0, 28.0, 0.9)
     assert report["latency_ms"] > 0
     assert session.figures.frames_left + session.figures.dropped["late"] == 9
 
