@@ -8,6 +8,11 @@ HIDDEN = "hidden"
 """type of a pydantic error whose input may hold a secret: `explain` does not show it"""
 
 
+def printable(text: object) -> str:
+    """`text` on one line: what cannot be printed is escaped, so that no file of a stranger moves the cursor."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 class UsageError(ValueError):
     """Wrong usage or bad input. Its message is one sentence: what was expected and what was found."""
 

@@ -19,7 +19,7 @@ import socket
 import sys
 from typing import NoReturn
 
-from core.errors import UsageError
+from core.errors import UsageError, printable
 from server import numerics
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UsageError as error:
-        print(f"avis: {error}", file=sys.stderr)
+        print(f"avis: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -16,6 +16,9 @@ from server.certificates.certificate import Certificate
 from server.certificates.chain import Fault
 from server.files.paths import named
 
+LONGEST = 2000
+"""letters that are shown of what a certificate says in words"""
+
 
 @dataclass
 class Findings:
@@ -86,15 +89,21 @@ def shares_of(certificate: Certificate) -> dict[str, float] | None:
     }
 
 
+def brief(text: str) -> str:
+    """`text` on one line of bearable length: whoever signed it may be anybody."""
+    line = named(text)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
 def table(findings: Findings) -> Table:
     lines = Table(show_header=False, box=None)
     fault = findings.fault
     where = "" if fault is None or fault.chunk is None else f"chunk {fault.chunk}: "
     lines.add_row("file", escape(named(findings.file)))
-    lines.add_row("verdict", "valid" if fault is None else f"not valid: {escape(named(where + fault.what))}")
+    lines.add_row("verdict", "valid" if fault is None else f"not valid: {escape(brief(where + fault.what))}")
     if fault is None and findings.certificate:
         for name, text in facts(findings, findings.certificate):
-            lines.add_row(name, escape(named(text)))
+            lines.add_row(name, escape(brief(text)))
     return lines
 
 

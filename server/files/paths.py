@@ -14,7 +14,7 @@ import av
 from av.container import InputContainer
 from av.error import FFmpegError
 
-from core.errors import UsageError
+from core.errors import UsageError, printable
 
 STANDARD = Path("-")
 """standard input or output"""
@@ -26,7 +26,7 @@ TIMEOUTS = (15.0, 30.0)
 
 def named(path: Path | str) -> str:
     """`path` on one line: what cannot be printed is escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+    return printable(path)
 
 
 def status(path: Path) -> os.stat_result | None:

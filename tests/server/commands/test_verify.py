@@ -15,6 +15,7 @@ from core.evaluation.bench import moving_scene
 from server import cli
 from server.certificates import keys
 from server.certificates.certificate import read_certificate, signed
+from server.certificates.chain import Chain
 from server.certificates.keys import public_pem
 from server.certificates.records import Reading
 from server.files.outputs import write_png
@@ -226,6 +227,25 @@ def test_what_a_stranger_signed_asks_for_nothing_that_does_not_fit(tmp_path, cap
     assert code == 2 and why in said
     assert cli.main(["verify", str(target)]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", ["\x1b[2J\r\u202e" * 3, "\x1b" * 20_000])
+def test_the_words_of_a_stranger_are_shown_printable_and_in_bearable_length(tmp_path, capsys, words):
+    """Escape codes of a version went to the terminal, and 11 MB of warnings took two minutes to show."""
+    target = tmp_path / "out.mp4"
+    assert restore(write_clip(tmp_path / "in.mp4", 9, 32, 48), target) == 0
+    with sidecar(target).open("rb") as file:
+        found = read_certificate(file)
+    key = keys.signing_key(None, keys.FOLDER)
+    header = found.header.model_copy(update={"made": words, "tool": words})
+    end = found.end.model_copy(update={"warnings": (words,) * 9})
+    sidecar(target).write_bytes(b"".join(signed(key, [header, *found.chunks, end])))
+    assert cli.main(["verify", str(target)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\r" not in out and len(out) < 40_000
+    sidecar(target).write_bytes(Chain(key).line(header.model_dump(mode="json") | {"version": words}))
+    assert cli.main(["verify", str(target)]) == 2
+    assert "\x1b" not in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
 def test_y_that_came_through_a_pipe_is_certified_by_its_pictures(tmp_path, capsys, monkeypatch):
