@@ -15,7 +15,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, FailFast, Field, field_validator, model_validator
 
 from core.config import Config
 from core.operators.kernels import KERNEL_SIDE, Taps, motion_kernel, normalised
@@ -148,7 +148,7 @@ class MotionBlurConfig(ConvolutionConfig):
 
 
 Tap = Annotated[float, Field(ge=0, le=1e6)]
-Row = Annotated[tuple[Tap, ...], Field(min_length=1, max_length=KERNEL_SIDE)]
+Row = Annotated[tuple[Tap, ...], Field(min_length=1, max_length=KERNEL_SIDE), FailFast()]
 LENS: Taps = ((0, 1, 1, 1, 0), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (1, 1, 1, 1, 1), (0, 1, 1, 1, 0))
 """a lens that is a little out of focus"""
 
@@ -157,7 +157,9 @@ class KernelConfig(ConvolutionConfig):
     """Any small blur: the picture of one bright point, as measured or drawn."""
 
     kind: Literal["kernel"] = "kernel"
-    taps: Annotated[tuple[Row, ...], BeforeValidator(as_tuples)] = Field(LENS, min_length=1, max_length=KERNEL_SIDE)
+    taps: Annotated[tuple[Row, ...], FailFast(), BeforeValidator(as_tuples)] = Field(
+        LENS, min_length=1, max_length=KERNEL_SIDE
+    )
     """rows of numbers from 0, both counts odd; they are scaled to the sum 1"""
 
     @field_validator("taps")

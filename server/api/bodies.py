@@ -13,6 +13,7 @@ from core.config import Config
 from core.contract import SolverConfig
 from core.errors import UsageError, explain
 from core.models.table import check_tier
+from server.json_bounds import check_bounds
 from server.refusals import Refusal
 from server.sessions import negotiation
 from server.sessions.sessions import Sessions
@@ -41,9 +42,12 @@ async def read_json(request: web.Request) -> dict[str, Any]:
     raw = await read_body(request)
     try:
         body = json.loads(raw)
-        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number of thousands of digits, too deep
         raise Refusal(400, "bad_json", f"the body is not JSON: {error}") from error
+    try:
+        check_bounds(body)
+    except ValueError as error:
+        raise Refusal(400, "bad_json", f"the body cannot be taken: {error}") from error
     if not isinstance(body, dict):
         raise Refusal(400, "bad_json", f"the body must be a JSON object, not {type(body).__name__}")
     return body

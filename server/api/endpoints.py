@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -165,19 +166,17 @@ async def models(request: web.Request) -> web.Response:
 
 async def operators(request: web.Request) -> web.Response:
     """Every operator's kind, JSON schema and defaults."""
-    union = get_args(OperatorConfig)[0]
-    return web.json_response(
-        {
-            "operators": [
-                {
-                    "kind": schema["properties"]["kind"]["const"],
-                    "schema": schema,
-                    "defaults": defaults(schema),
-                }
-                for schema in (operator.model_json_schema() for operator in get_args(union))
-            ]
-        }
-    )
+    return web.json_response({"operators": described_operators()})
+
+
+@cache
+def described_operators() -> list[dict[str, Any]]:
+    """They stay the same, and making them takes 10 ms."""
+    schemas = [operator.model_json_schema() for operator in get_args(get_args(OperatorConfig)[0])]
+    return [
+        {"kind": schema["properties"]["kind"]["const"], "schema": schema, "defaults": defaults(schema)}
+        for schema in schemas
+    ]
 
 
 async def ice(request: web.Request) -> web.Response:

@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-LONGEST = 1 << 24
+from server.json_bounds import check_bounds
+
+LONGEST = 1 << 22
 """bytes of a line at most: a drawn mask of the largest size fits"""
 LINE = re.compile(rb'(\{.+),"signature":"([0-9a-f]{128})"\}\n')
 
@@ -91,6 +93,10 @@ def parsed(body: bytes, number: int) -> dict[str, Any]:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Fault(f"line {number} is no JSON") from error
+    try:
+        check_bounds(found)
+    except ValueError as error:
+        raise Fault(f"line {number} cannot be taken: {error}") from error
     if not isinstance(found, dict):
         raise Fault(f"line {number} is no JSON object")
     return found

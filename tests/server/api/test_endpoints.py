@@ -26,6 +26,10 @@ from server.simulation.process import SimulatedProcess
 from server.simulation.simulation import SimulatedDevice
 
 GARBAGE = [b"", b"{", b"null", b"[]", b'"x"', b"\xff\xfe", b"{" * 5000, b"[" * 100_000, b'{"seed": %s}' % (b"9" * 5000)]
+GARBAGE += [
+    b'{"panels": [%s0]}' % (b"0," * 100_000),
+    b'{"solver": {%s"x": 0}}' % b"".join(b'"%d": 0,' % i for i in range(20_000)),
+]
 
 BAD_FIELDS = [
     ({"sdp": None}, "sdp"),

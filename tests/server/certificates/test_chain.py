@@ -180,6 +180,22 @@ def test_what_is_no_certificate_is_refused_with_a_reason(data, why):
     assert why in fault(data).what
 
 
+@pytest.mark.parametrize(
+    ("operator", "why"),
+    [
+        ('"\\ud800"', "surrogates not allowed"),
+        ("[" * 300 + "]" * 300, "within each other"),
+        ("[" + "{}," * 100_000 + "{}]", "more than 5000 values"),
+        ("{" + ",".join(f'"{i}":0' for i in range(300)) + "}", "300 names"),
+    ],
+)
+def test_what_could_not_be_reported_again_is_refused_whoever_signed_it(operator, why):
+    """`avis verify --json` ended with a traceback at half a surrogate pair, and at 300 arrays within each other."""
+    body = json.dumps(header().model_dump(mode="json") | {"operator": "@"}).replace('"@"', f'{{"kind":{operator}}}')
+    line = body.encode()[:-1] + b',"signature":"' + KEY.sign(body.encode()).hex().encode() + b'"}\n'
+    assert why in fault(line + WHOLE).what
+
+
 def test_another_version_is_not_judged():
     fields = header().model_dump(mode="json") | {"version": 2}
     with pytest.raises(UsageError, match="version 2, which this avis cannot judge"):
