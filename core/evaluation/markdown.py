@@ -30,6 +30,9 @@ FORM_WORDS = {
 }
 assert set(FORM_WORDS) == set(FORMS)
 
+EVEN = 0.005
+"""dB of PSNR"""
+
 
 def report(
     preset: Preset,
@@ -84,7 +87,7 @@ def ordering_table(orderings: Sequence[dict[str, Any]]) -> str:
         lines.append(
             [
                 *(f"{row['noise']:g}", row["form"], row["operator"], row["claim"]),
-                "yes" if row["holds"] else "no",
+                verdict(row),
                 f"{figures['difference']:+.3f} dB",
                 f"{figures['wins']} : {figures['losses']}",
                 f"{figures['sign_test_p']:.2f}",
@@ -93,6 +96,13 @@ def ordering_table(orderings: Sequence[dict[str, Any]]) -> str:
     return grid(
         ["noise", "form", "task", "claim", "holds", "difference", "clips for : against", "sign test p"], lines, 4
     )
+
+
+def verdict(ordering: dict[str, Any]) -> str:
+    """Whether a claim holds, in a word: below EVEN neither method is the better one."""
+    if abs(ordering["figures"]["difference"]) < EVEN:
+        return "even"
+    return "yes" if ordering["holds"] else "no"
 
 
 def difference_table(differences: Sequence[dict[str, Any]]) -> str:

@@ -4,12 +4,17 @@ import pytest
 
 from core.contract import SolverConfig
 from core.evaluation.evaluate import METHODS, means
-from core.evaluation.markdown import report
+from core.evaluation.markdown import report, verdict
 from core.evaluation.plots import draw_chunks, draw_gains, mean_chunks
 from core.evaluation.presets import FORMS, PRESETS, START, TABLE_KEYS, differences, orderings
 
 AR = PRESETS["ablation-ar"]
 SETTINGS = {"model": "tiny", "weights": "pretrained", "size": "128x96", "frames": 81, "seed": 0, "clips": ["a", "b"]}
+
+
+@pytest.mark.parametrize("gain, word", [(0.2, "yes"), (-0.2, "no"), (0.001, "even"), (-0.001, "even")])
+def test_two_methods_that_do_the_same_are_even(gain, word):
+    assert verdict({"holds": gain > 0, "figures": {"difference": gain}}) == word
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
