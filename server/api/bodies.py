@@ -33,6 +33,8 @@ async def read_body(request: web.Request) -> bytes:
         raise Refusal(400, "slow_body", f"the body did not arrive within {BODY_TIMEOUT:g} s") from error
     except web.RequestPayloadError as error:
         raise Refusal(400, "bad_body", "the body is not what its Content-Encoding says, or broke off") from error
+    except ConnectionError as error:
+        raise Refusal(400, "bad_body", "the client left before its body was whole") from error
 
 
 async def read_json(request: web.Request) -> dict[str, Any]:

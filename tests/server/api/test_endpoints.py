@@ -136,6 +136,25 @@ async def test_a_body_that_is_no_json_object_is_a_400(http, body):
     await refused(await http.post("/sessions", data=body, headers=headers), 400)
 
 
+async def test_clients_that_leave_in_the_middle_of_a_body_leave_one_line_and_no_traceback(caplog):
+    """Each left 40 lines of one."""
+    caplog.set_level("INFO")
+    async with bound(idle_app(), "127.0.0.1", 0) as url:
+        for target in ["/sessions", "/whip/cam"] * 10:
+            _, writer = await asyncio.open_connection("127.0.0.1", URL(url).port)
+            kind = "application/json" if target == "/sessions" else "application/sdp"
+            writer.write(f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n".encode())
+            writer.write(b"Content-Length: 9\r\n\r\n{")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            writer.transport.abort()
+        await asyncio.sleep(0.1)
+        async with ClientSession() as http:
+            assert (await http.get(url + "/healthz")).status == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert 1 <= sum("left before its body" in record.message for record in caplog.records) <= 2
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "x", "gzip, identity"])
 async def test_a_compressed_body_is_a_415_and_never_unpacked(encoding, caplog):
     headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
