@@ -43,4 +43,6 @@ def main(source: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/restore_array.py SMALL LARGE.mp4")
     main(Path(sys.argv[1]), Path(sys.argv[2]))
