@@ -33,7 +33,7 @@ class WanConfig(Config):
     """where `avis weights` put its files"""
     prompt: Path | None = None
     """an embedding made by `avis weights prompt`; without one, `prompt.safetensors` in the folder if it is there.
-    Failing that the model hears nothing: every row of its context is zero, as if there were no text at all"""
+    Without both, the transformer gets no text: every row of its context is zero"""
     compile: bool = False
     """compile the transformer's blocks with torch.compile: the first chunks of every size then take long"""
     graphs: bool = False

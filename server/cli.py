@@ -49,6 +49,9 @@ OF_THE_MACHINE = (
 )
 """a full disk, a missing right, a port that is taken: no fault of ours, so a sentence and no traceback"""
 
+ADVICE = {errno.EADDRINUSE: ". Another program has that port: stop it, or choose another one with --port"}
+"""what to do about some of them"""
+
 
 def overview() -> str:
     lines = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
@@ -94,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError) and nobody_reads():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
         elif isinstance(error, OSError) and (error.errno in OF_THE_MACHINE or isinstance(error, socket.gaierror)):
-            print(f"avis: {error}", file=sys.stderr)
+            print(f"avis: {error}{ADVICE.get(error.errno or 0, '')}", file=sys.stderr)
         else:
             logging.getLogger(__name__).exception("avis %s failed", name)
         return 1

@@ -60,16 +60,16 @@ class Settings(Exposure):
     codec: str | None = None
     """the video codec of a model that has several; unset takes its default"""
     model_settings: dict[str, Any] = Field(default_factory=dict)
-    """settings of the model itself, by name: see core.model_settings"""
+    """a table of settings of the model itself; on the command line `--model.KEY VALUE`"""
     threads: int = Field(0, ge=0, le=1024)
     """CPU threads of the device process; 0 leaves it to torch"""
     warm_sizes: WarmSizes = ()
     """restored sizes that are warmed up and timed before the first session; unset takes the model's own"""
     solver: dict[str, Any] = Field(default_factory=dict)
-    """a session's solver settings where it says nothing, by name: see core.contract.SolverConfig"""
+    """a table of solver settings for sessions that name none; on the command line `--solver.KEY VALUE`"""
 
     recordings: Annotated[DirectoryPath, BeforeValidator(named)] | None = None
-    """directory in which sessions may have themselves recorded; unset keeps nothing of anybody"""
+    """existing directory in which sessions may have themselves recorded; unset records nothing"""
     certificate_key: Annotated[FilePath, BeforeValidator(named)] | None = None
     """PEM file of the Ed25519 private key that signs a certificate of each recording; unset certifies none"""
     max_players: int = Field(16, ge=1, le=1000)
@@ -106,11 +106,11 @@ class Settings(Exposure):
     """most bytes of a request; a drawn mask is the largest thing in it"""
 
     source: Named = Field(default_factory=dict)
-    """streams that the server fetches itself, by name: an address, or a table (see server.sources.config)"""
+    """streams that the server fetches itself, by name: NAME=ADDRESS,KEY=VALUE,..., or a table (docs/cameras.md)"""
     push: Named = Field(default_factory=dict)
-    """streams that are pushed to other servers by WHIP, by name: an address, or a table (see server.pushes.config)"""
+    """streams that are pushed to other servers by WHIP, by name, written in the same way"""
     push_token: str | None = Field(None, min_length=1)
-    """what those servers are shown as `Authorization: Bearer`, where a push says nothing else"""
+    """token that a push shows to the other server as `Authorization: Bearer`, where it names none of its own"""
 
     latency_budget: float = Field(1.0, gt=0, le=30)
     """seconds from a chunk's last frame to the first of its restored frames that the quality ladder holds"""

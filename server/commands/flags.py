@@ -15,14 +15,24 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[BaseSettings]) 
     for name, field in settings.model_fields.items():
         if field.annotation is None or get_origin(field.annotation) is dict:
             continue
-        default = "" if field.default in (None, ()) else f" (default {field.default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=words(field) + default)
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=words(field) + default(field))
 
 
 def given(args: argparse.Namespace, settings: type[BaseSettings]) -> dict[str, Any]:
     """The settings that the command line names."""
     values: Iterable[tuple[str, Any]] = vars(args).items()
     return {name: value for name, value in values if name in settings.model_fields and value is not None}
+
+
+def given_after(args: argparse.Namespace, prefix: str) -> dict[str, Any]:
+    """The values of the flags whose names begin with `prefix`, by the rest of their names."""
+    values: Iterable[tuple[str, Any]] = vars(args).items()
+    return {name.removeprefix(prefix): value for name, value in values if name.startswith(prefix) and value is not None}
+
+
+def default(field: FieldInfo) -> str:
+    """The default, in brackets; nothing where a setting is unset or empty."""
+    return "" if field.default in (None, (), "") else f" (default {field.default})"
 
 
 def words(field: FieldInfo) -> str:

@@ -188,4 +188,4 @@ def _operator_fields() -> dict[str, dict[str, FieldInfo]]:
 
 def _help(field: FieldInfo, default: Any) -> str:
     words = (field.description or "").replace("\n", " ").replace("%", "%%")
-    return f"{words} (default: {default})"
+    return words if default is None else f"{words} (default: {default})"

@@ -10,15 +10,16 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from core.contract import SolverConfig
 from core.model_settings import CONFIGS
 from core.models.table import choose
-from server.commands.flags import add_settings, given, words
+from server.commands.flags import add_settings, default, given, given_after, words
 from server.settings import Settings, read_settings
 
 NAMED = ("source", "push")
 """settings that are tables of addresses by name"""
-MODEL = "model."
-"""before the name of a setting of the model"""
+MODEL, SOLVER = "model.", "solver."
+"""before the name of a setting of the model, or of the solver"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,21 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in NAMED:
         words_of = words(Settings.model_fields[name])
         parser.add_argument(f"--{name}", action="append", metavar="NAME=ADDRESS", help=f"{words_of}; may be repeated")
-    group = parser.add_argument_group("model settings")
-    for config in CONFIGS:
-        for name, field in config.model_fields.items():
-            group.add_argument(f"--{MODEL}{name}", metavar="VALUE", help=f"{words(field)} (default {field.default})")
+    for prefix, title, configs in (
+        (MODEL, "model settings", CONFIGS),
+        (SOLVER, "solver settings, of a session that names none", (SolverConfig,)),
+    ):
+        group = parser.add_argument_group(title)
+        for name, field in (pair for config in configs for pair in config.model_fields.items()):
+            group.add_argument(f"--{prefix}{name}", metavar="VALUE", help=words(field) + default(field))
 
 
 def run(args: argparse.Namespace) -> int:
     overrides = given(args, Settings)
-    of_model = {
-        name.removeprefix(MODEL): value
-        for name, value in vars(args).items()
-        if name.startswith(MODEL) and value is not None
-    }
-    if of_model:
-        overrides["model_settings"] = of_model
+    for setting, prefix in (("model_settings", MODEL), ("solver", SOLVER)):
+        if table := given_after(args, prefix):
+            overrides[setting] = table
     settings = read_settings(args.config, **overrides)
     choose(settings.model, settings.codec, settings.model_settings)
     importlib.import_module("server.api.app").serve(settings)

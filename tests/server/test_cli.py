@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 import types
@@ -128,6 +129,28 @@ def test_serve_refuses_a_wrong_setting_before_it_starts(capsys):
 def test_serve_refuses_a_wrong_setting_of_the_model_before_it_starts(capsys, arguments, sentence):
     assert cli.main(["serve", "--model", "wan2.1-1.3b", *arguments]) == 2
     assert capsys.readouterr().err == f"avis: {sentence}\n"
+
+
+def test_serve_takes_the_solvers_settings_and_refuses_a_wrong_one(capsys):
+    """The pages named --solver.tier as an option of every command; serve did not know it."""
+    assert cli.main(["serve", "--solver.tier", "soft"]) == 2
+    assert capsys.readouterr().err == "avis: setting solver.tier: expected 'faithful' or 'sharp', found 'soft'\n"
+
+
+def test_a_port_that_is_taken_says_what_to_do(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert cli.main(["gateway", "--nodes", "http://127.0.0.1:1", "--port", str(taken.getsockname()[1])]) == 1
+    assert "choose another one with --port" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["serve", "gateway", "cluster", "restore"])
+def test_no_help_tells_an_empty_default(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert not any(empty in words for empty in ("(default )", "(default None)", "(default: None)"))
 
 
 def test_the_help_of_an_operators_setting_tells_the_default_of_each_kind(capsys):
