@@ -28,6 +28,7 @@ def explain(error: ValidationError) -> str:
         return f"{name}: there is no such setting"
     found = repr(fault["input"])
     expected = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    expected = expected.replace("Path does not point to a", "expected an existing")
     if fault["type"] == HIDDEN or (fault["type"] == "value_error" and isinstance(fault["input"], dict)):
         return f"{name}: {expected}" if name else expected
     return f"{name}: {expected}, found {found if len(found) < 80 else found[:76] + '...'}"

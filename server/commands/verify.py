@@ -18,6 +18,8 @@ from server.commands.verify_film import compare
 from server.commands.verify_report import Findings, report, table
 from server.files.paths import is_pipe, named, status
 
+MADE = ": it is made with the file by `avis restore --certificate`, and --certificate SIDECAR names one elsewhere"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="the restored video, or folder of pictures")
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     sidecar = args.certificate or sidecar_of(args.file)
     for path, what in ((args.file, "a video to verify"), (sidecar, "its certificate"), (args.measurement, "y")):
         if path is not None and status(path) is None:
-            raise UsageError(f"expected {what}, found no {named(path)}")
+            raise UsageError(f"expected {what}, found no {named(path)}{MADE if path == sidecar else ''}")
         if path is not None and is_pipe(path):
             raise UsageError(f"expected {what} in a file, found {named(path)}, which can be read only once")
     findings = Findings(args.file, sidecar)

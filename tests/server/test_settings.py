@@ -145,3 +145,9 @@ def test_settings_of_the_model_come_from_file_and_command_line_and_reach_the_dev
 def test_one_address_has_its_share_where_other_machines_reach_the_server(told, sessions, offers):
     settings = read_settings(**told)
     assert (settings.most_sessions_each, settings.most_offers_each) == (sessions, offers)
+
+
+def test_a_folder_of_recordings_that_is_absent_is_said_to_be_wanted(tmp_path):
+    """It read: Path does not point to a directory."""
+    with pytest.raises(UsageError, match="setting recordings: expected an existing directory, found"):
+        read_settings(recordings=str(tmp_path / "absent"))

@@ -289,6 +289,7 @@ def test_bad_input_is_told_in_one_sentence(tmp_path, capsys):
     for args, code, why in [
         ((tmp_path / "absent.mp4",), 2, "expected a video to verify, found no"),
         ((tmp_path / "text.mp4",), 2, "expected its certificate, found no"),
+        ((tmp_path / "text.mp4",), 2, "is made with the file by `avis restore --certificate`"),
         ((tmp_path / "text.mp4", "--certificate", sidecar(target)), 1, "the file is not the certified one: expected a"),
         ((target, "--certificate", tmp_path / "empty"), 1, "the certificate is empty"),
         ((target, "--certificate", tmp_path / "half"), 1, "line 1 is cut off"),
