@@ -15,6 +15,8 @@ from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "reference"
+ANY = 1e12
+"""a bound of that size means any number"""
 PAGES = ("api.md", "settings.md", "model-card.md")
 
 
@@ -35,13 +37,29 @@ def api(description: dict[str, Any], messages: dict[str, Any]) -> str:
                 "",
                 operation.get("summary") or operation.get("description", ""),
             ]
-            lines += ["", "| answer | |", "|---|---|"]
-            lines += [f"| {code} | {cell(answer['description'])} |" for code, answer in operation["responses"].items()]
+            lines += ["", *asked(operation), "| answer | |", "|---|---|"]
+            for code, answer in operation["responses"].items():
+                lines.append(f"| {code} | {cell(', '.join([answer['description'], *body(answer)]))} |")
             lines += [""]
     lines += ["## Objects", ""]
     for name, schema in sorted({**description["components"]["schemas"], **messages.get("$defs", {})}.items()):
         lines += [*table(name, schema), ""]
     return "\n".join(lines)
+
+
+def asked(operation: dict[str, Any]) -> Iterator[str]:
+    """What a request takes: the query, and the body."""
+    query = [f"`{one['name']}`" for one in operation.get("parameters", ()) if one["in"] == "query"]
+    takes = ([f"query: {', '.join(query)}"] if query else []) + body(operation.get("requestBody", {}))
+    if takes:
+        yield f"Takes {'; '.join(takes)}."
+        yield ""
+
+
+def body(message: dict[str, Any]) -> list[str]:
+    """The body of a request or an answer: its object, or its media type where it is none of ours."""
+    found = message.get("content", {})
+    return [kind(about["schema"]) if "$ref" in about["schema"] else f"`{media}`" for media, about in found.items()]
 
 
 def table(name: str, schema: dict[str, Any]) -> Iterator[str]:
@@ -73,14 +91,18 @@ def kind(about: dict[str, Any]) -> str:
     if words == "array":
         return f"list of {kind(about.get('items', {}))}"
     bounds = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
-    return " ".join([words, *(text.format(about[key]) for key, text in bounds.items() if key in about)])
+    told = [text.format(about[key]) for key, text in bounds.items() if abs(about.get(key, ANY)) < ANY]
+    return " ".join([words, *told])
 
 
 def settings() -> str:
     """The server's and the solver's settings."""
     lines = ["# Settings", "", "Each setting is an option of `avis serve` (`--max-sessions 4`), a variable of the"]
-    lines += ["environment (`AVIS_MAX_SESSIONS=4`), or a line of the file that `--config` names.", ""]
-    for title, model in (("Server", Settings), ("Solver (`[solver]`, `--solver.KEY`)", SolverConfig)):
+    lines += [
+        "environment (`AVIS_MAX_SESSIONS=4`), or a line of the TOML file that `--config` names (`max_sessions = 4`).",
+        "",
+    ]
+    for title, model in (("Server", Settings), ("Solver (`--solver.KEY VALUE`, `[solver]` in the file)", SolverConfig)):
         lines += [f"## {title}", "", "| setting | default | |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             default = "" if field.default in (None, "", (), "PydanticUndefined") else f"`{field.default}`"

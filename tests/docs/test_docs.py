@@ -62,6 +62,14 @@ def test_the_reference_tells_every_path_and_every_field():
         assert all(f"| `{field}` |" in section for field in schema.get("properties", {}))
 
 
+def test_the_reference_tells_what_a_request_takes_and_what_its_answer_holds():
+    text = TOOL["api"](TOOL["openapi"](), TOOL["channel"].schema())
+    section = text.split("### `POST /sessions`\n")[1].split("\n### ")[0]
+    assert "Takes [OpenSession](#opensession)." in section and "| 201 | Done, [Answer](#answer) |" in section
+    assert "Takes query: `operator`, `mode`," in text.split("### `POST /whip/{name}`\n")[1].split("\n### ")[0]
+    assert "1000000000000" not in text and str(2**53) not in text, "a bound that means any number"
+
+
 def test_the_reference_links_only_to_objects_that_it_tells():
     text = TOOL["api"](TOOL["openapi"](), TOOL["channel"].schema())
     told = {heading.lower() for heading in re.findall(r"^### (\w+)$", text, re.M)}
