@@ -22,7 +22,7 @@ from server.sessions.streams import Player, Stream, Streams
 from server.webrtc.candidates import parse_fragment
 from server.webrtc.ice_servers import ice_servers
 from server.webrtc.offer import Offer, Purpose, parse_offer
-from server.webrtc.peer import PeerConnection
+from server.webrtc.peer import FRAGMENTS, PeerConnection
 from server.webrtc.sdp_lines import SdpLimits
 
 SDP = "application/sdp"
@@ -84,9 +84,11 @@ async def trickle(request: web.Request) -> web.Response:
     stream, player = find(request)
     if request.content_type != FRAGMENT:
         raise unsupported_type(request, FRAGMENT)
-    fragment = parse_fragment(await read_text(request), limits(request))
     offer, pc = (player.offer, player.pc) if player else (stream.offer, stream.session.pc)
     assert offer is not None and isinstance(pc, PeerConnection), "a source has no client, so no client knows its id"
+    if not pc.may_trickle():
+        raise Refusal(429, "too_many_changes", f"a connection may trickle {FRAGMENTS:g} times a second", retry_after=1)
+    fragment = parse_fragment(await read_text(request), limits(request))
     if fragment.ufrag is not None and fragment.ufrag != offer.ufrag:
         raise Refusal(422, "no_ice_restart", "ICE cannot be restarted here: open a new session")
     await pc.add_candidates(fragment, offer.sections[0].mid)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import struct
+from collections.abc import Container
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ from aioice.candidate import candidate_foundation, candidate_priority
 from server.webrtc.bitrate import capacity
 from server.webrtc.candidates import probeable
 from server.webrtc.config import RtcConfig
+from server.webrtc.limits import TokenBucket
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ PROBES, PROBE_CHECKS, PROBE_PADDING = 2, 24, 763
 RFC 8489, 14.14, allows"""
 PROBE_PATIENCE = 0.06
 """seconds to wait for the next answer of a burst, after one answer; the rest counts as lost"""
+REQUEST, ANSWERS = b"\x00\x01", (b"\x01\x01", b"\x01\x11")
+"""types of STUN messages: a binding request, and its answers (RFC 8489, 5)"""
 UDP_HEADERS = 28
 """bytes of UDP and IPv4 around a datagram"""
 RETRANSMISSIONS = 3
@@ -36,6 +40,9 @@ MAX_LEARNT = 8
 """addresses of one connection that are learnt from incoming checks; their senders may be forged"""
 MAX_LEARNT_CHECKS = 40
 """checks that go to learnt addresses which have not answered"""
+REQUESTS, REQUEST_BURST = 100.0, 300.0
+"""connectivity checks of the peer that are answered a second on average, and at once: two bursts with which a peer
+probes the path have 48, and a browser sends one each 50 ms"""
 MAX_WAITING = 2048
 """datagrams of the peer that may wait for DTLS to read them"""
 
@@ -47,11 +54,12 @@ class GuardedProtocol(ice.StunProtocol):
     STUN fills a queue.
     """
 
+    receiver: BoundConnection
     strangers: int = 0
-    """datagrams dropped because they did not come from the peer, or could not be read"""
+    """datagrams dropped because they did not come from the peer, were not for this agent, or could not be read"""
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        assert isinstance(data, bytes) and isinstance(self.receiver, BoundConnection)
+        assert isinstance(data, bytes)
         kind = data[0] if data else 255
         if kind < 4:
             self._check(data, addr)
@@ -62,6 +70,11 @@ class GuardedProtocol(ice.StunProtocol):
 
     def _check(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Hands on a STUN message. What cannot be read ends here: aiortc would take it for media."""
+        if not is_for(data, self.receiver.local_username, self.transactions):
+            self.strangers += 1
+            return
+        if data[:2] == REQUEST and not self.receiver.may_check():
+            return
         try:
             stun.parse_message(data)
             super().datagram_received(data, addr)
@@ -84,7 +97,6 @@ class GuardedProtocol(ice.StunProtocol):
     ) -> tuple[stun.Message, tuple[str, int]]:
         """One transaction. The addresses of connectivity checks come from the client, so these are limited."""
         if retransmissions is None and integrity_key is not None:
-            assert isinstance(self.receiver, BoundConnection)
             retransmissions = self.receiver.allowed_retransmissions(addr)
         return await super().request(request, addr, integrity_key, retransmissions)
 
@@ -95,6 +107,9 @@ class BoundConnection(Connection):
     rtc: RtcConfig
     overrun: int = 0
     """datagrams of the peer dropped because too many waited"""
+    flooded: int = 0
+    """checks of the peer dropped because there were too many"""
+    _requests: TokenBucket
     _checks: int = 0
     _learnt_checks: int = 0
 
@@ -104,6 +119,7 @@ class BoundConnection(Connection):
         connection.__class__ = cls
         assert isinstance(connection, cls)
         connection.rtc = config
+        connection._requests = TokenBucket(REQUESTS, REQUEST_BURST)
 
     def abort(self) -> None:
         """Closes the sockets at once, whatever state the agent is in."""
@@ -126,6 +142,12 @@ class BoundConnection(Connection):
             self.overrun += 1
             return
         super().data_received(data, component)
+
+    def may_check(self) -> bool:
+        """Whether a check that names this agent is looked at: to read and to answer one costs 0.1 ms."""
+        allowed = self._requests.take(1, asyncio.get_running_loop().time())
+        self.flooded += not allowed
+        return allowed
 
     def check_incoming(self, message: stun.Message, addr: tuple[str, int], protocol: ice.StunProtocol) -> None:
         """Takes an authenticated check. Its source may be forged, so unknown addresses are sent few checks."""
@@ -265,6 +287,17 @@ class BoundConnection(Connection):
                 raise error
             logger.warning("the STUN server %s gave no address: %r", server, error)
         return [task.result()[0] for task in done if not task.exception()]
+
+
+def is_for(data: bytes, ufrag: str, transactions: Container[bytes]) -> bool:
+    """Whether a datagram may be a STUN message for the agent of this user fragment, by a look at its bytes.
+
+    That is a request that names it, or the answer to one of its own. Others would cost a stranger nothing, and us the
+    time to read them and to answer an address that may be forged.
+    """
+    if data[:2] == REQUEST:
+        return f"{ufrag}:".encode() in data
+    return data[:2] in ANSWERS and data[8:20] in transactions
 
 
 def is_busy(pair: ice.CandidatePair) -> bool:

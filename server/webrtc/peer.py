@@ -39,6 +39,7 @@ from server.webrtc.config import NoMediaPort, RtcConfig
 from server.webrtc.dtls import GuardedDtls
 from server.webrtc.ice_agent import BoundConnection
 from server.webrtc.layers import Layer
+from server.webrtc.limits import TokenBucket
 from server.webrtc.offer import Offer
 from server.webrtc.quality_classes import QualityClasses
 from server.webrtc.receiver import AudioReceiver, VideoReceiver
@@ -48,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 TRICKLED = 64
 """candidates of one connection that are taken after its offer: each makes the server send to an address"""
+FRAGMENTS, FRAGMENT_BURST = 5.0, 100.0
+"""fragments of candidates that are read a second on average, and at once: a browser sends one for each candidate"""
 
 
 class PeerConnection(RTCPeerConnection):
@@ -60,6 +63,7 @@ class PeerConnection(RTCPeerConnection):
         self._connecting: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
         self._trickled = 0
+        self._fragments = TokenBucket(FRAGMENTS, FRAGMENT_BURST)
         self._layers: dict[str, tuple[Layer, ...]] = {}
         """the layers that the offer names, by kind of media"""
         self._stand_ins: dict[int, int] = {}
@@ -96,6 +100,10 @@ class PeerConnection(RTCPeerConnection):
         if "a=candidate:" not in self.localDescription.sdp:
             raise NoMediaPort("no UDP port is free for media")
         return complete_answer(self.localDescription.sdp, options, offer)
+
+    def may_trickle(self) -> bool:
+        """Whether one more fragment of candidates is read now."""
+        return self._fragments.take(1, asyncio.get_running_loop().time())
 
     async def add_candidates(self, fragment: Fragment, mid: str) -> None:
         """Takes trickled candidates for the transport of the m-line `mid`, up to the limit."""

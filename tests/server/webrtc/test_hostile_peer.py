@@ -71,6 +71,10 @@ class Attack:
         return self.server._agents()[0]
 
     @property
+    def client_agent(self):
+        return self.sender.transport.transport._connection
+
+    @property
     def address(self):
         line = next(line for line in self.answer.splitlines() if line.startswith("a=candidate"))
         return line.split()[4], int(line.split()[5])
@@ -227,6 +231,41 @@ async def test_what_only_looks_like_stun_is_dropped():
             await attack.flushed()
         (protocol,) = attack.agent._protocols
         assert attack.agent._queue.qsize() == 0 and protocol.strangers >= 50
+
+
+async def test_a_stranger_who_does_not_know_our_name_gets_no_answer():
+    """Each request was read twice and answered with an error that is larger, to an address that may be forged."""
+    async with Attack(connect=False) as attack:
+        request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
+        signed = signed_check(attack.agent, attack.client_agent.local_username)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            for _ in range(20):
+                sock.sendto(bytes(request), attack.address)
+            await attack.flushed()
+            with pytest.raises(BlockingIOError):
+                sock.recv(2000)
+            sock.sendto(bytes(signed), attack.address)
+            await attack.flushed()
+            assert stun.parse_message(sock.recv(2000)).message_class == stun.Class.RESPONSE
+        (protocol,) = attack.agent._protocols
+        assert protocol.strangers == 20
+
+
+async def test_a_flood_of_checks_of_the_peer_is_answered_within_limits_and_the_call_goes_on():
+    """3,000 signed checks a second, each answered, let everybody else wait for 35 ms."""
+    async with Attack() as attack:
+        pair = attack.client_agent._nominated[1]
+        sent = []
+        for number in range(2000):
+            check = signed_check(attack.agent, attack.client_agent.local_username)
+            sent.append(check)
+            pair.protocol.send_stun(check, pair.remote_addr)
+            if number % 50 == 0:
+                await asyncio.sleep(0.005)
+        await attack.flushed()
+        assert attack.agent.flooded > 1000
+        assert attack.client.connectionState == attack.server.connectionState == "connected"
 
 
 async def test_the_datagrams_that_wait_for_dtls_are_bounded(monkeypatch):
