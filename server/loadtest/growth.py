@@ -12,6 +12,8 @@ Point = tuple[float, float]
 
 SETTLING = 0.2
 """share of a test in which caches and pools fill, which is no leak"""
+SHORTEST = 60.0
+"""seconds of a test that has a slope: in less, one client that comes or goes reads as thousands an hour"""
 MOST_POINTS = 200
 """of which each pair is looked at"""
 
@@ -45,6 +47,8 @@ def growth(samples: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | Non
 def per_hour(points: Sequence[Point]) -> float | None:
     """The median slope over all pairs of points (Theil and Sen), which no single peak moves; None of too few."""
     start, end = points[0][0], points[-1][0]
+    if end - start < SHORTEST:
+        return None
     settled = [point for point in points[1:-1] if point[0] >= start + SETTLING * (end - start)]
     settled = settled[:: -(-len(settled) // MOST_POINTS) or 1]
     slopes = [(b - a) / (later - earlier) for (earlier, a), (later, b) in combinations(settled, 2) if later > earlier]

@@ -185,9 +185,10 @@ def growth_lines(found: dict[str, dict[str, float | None]]) -> list[str]:
     lines = []
     for name, figures in found.items():
         unit = 2**20 if name.endswith("bytes") else 1
-        values = [shown(None if value is None else value / unit, 1) for value in figures.values()]
+        values = [shown(value / unit, 1) for value in figures.values() if value is not None]
         label = name.replace("_bytes", " MiB").replace("_", " ")
-        lines.append("{}: before {}, after {}, most {}, {} an hour".format(label, *values))
+        told = "before {}, after {}, most {}, {} an hour" if len(values) == 4 else "before {}, after {}, most {}"
+        lines.append(f"{label}: {told.format(*values)}")
     return lines
 
 

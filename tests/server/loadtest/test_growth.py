@@ -3,6 +3,7 @@ import random
 import pytest
 
 from server.loadtest.growth import growth, per_hour, series
+from server.loadtest.result import growth_lines
 
 
 def sample(at, rss=1e8, fds=30, tasks=5, device=True):
@@ -32,6 +33,13 @@ def test_what_only_fills_at_the_start_is_no_leak_and_what_ends_is_none_either():
 def test_the_time_before_the_first_client_and_after_the_last_are_told_apart_from_the_time_between():
     found = growth([sample(0.0, fds=20), *(sample(t, fds=60) for t in range(2, 60, 2)), sample(60.0, fds=20)])
     assert found["server_fds"] == {"before": 20, "after": 20, "most": 60, "per_hour": 0}
+
+
+def test_a_test_of_seconds_tells_no_slope():
+    """A load test of six seconds reported -1796.7 tasks an hour."""
+    short = growth([sample(0.0), *(sample(t, tasks=20 - t) for t in range(1, 6)), sample(6.0)])
+    assert short["tasks"]["per_hour"] is None
+    assert "tasks: before 5.0, after 5.0, most 19.0" in growth_lines(short)
 
 
 def test_of_two_samples_there_is_no_slope():
