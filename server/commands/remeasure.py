@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ class Remeasured:
         self._operator = operator_of(header.operator)
         self._geometry = geometry_of(header.sizes)
         check_sizes(self._operator, self._geometry)
+        with told_as_usage():
+            self._operator.prepare(*self._geometry.restored)
         self._spec = ChunkSpec(LATENTS[header.latency])
         self._source = in_fields(open_reading(path, header.reading), self._operator)
         size = self._geometry.scaled or self._geometry.taken
@@ -84,15 +88,27 @@ def operator_of(fields: dict[str, Any]) -> Operator:
 
 
 def check_sizes(operator: Operator, geometry: Geometry) -> None:
-    """Raises UsageError where a certificate's sizes do not fit its operator: its signer may be anybody."""
-    try:
-        operator.prepare(*geometry.restored)
-    except ValueError as error:
-        raise UsageError(f"the certificate's operator does not fit its pictures: {error}") from error
+    """Raises UsageError where a certificate's sizes do not fit its operator: its signer may be anybody. Cheap."""
+    with told_as_usage():
+        operator.check_size(*geometry.restored)
     fed, inside = operator.measurement_size(*geometry.restored), zip(geometry.taken, geometry.fed, strict=True)
     cut = zip(geometry.shown, geometry.restored, strict=True)
     if fed != geometry.fed or any(part > whole for part, whole in (*inside, *cut)):
         raise UsageError("the certificate's sizes do not fit each other")
+
+
+@contextmanager
+def told_as_usage() -> Iterator[None]:
+    """A size that does not fit an operator is the certificate's fault."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"the certificate's operator does not fit its pictures: {error}") from error
+
+
+def check_header(header: Header) -> None:
+    """Raises UsageError for a certificate of which y cannot be computed again, before anything is."""
+    check_sizes(operator_of(header.operator), geometry_of(header.sizes))
 
 
 def geometry_of(sizes: Sizes) -> Geometry:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import UsageError
@@ -13,8 +15,8 @@ from server.certificates.film import decoded
 from server.certificates.hashes import file_record
 from server.certificates.keys import raw, read_public
 from server.commands import options
-from server.commands.remeasure import Remeasured
-from server.commands.verify_film import compare
+from server.commands.remeasure import Remeasured, check_header
+from server.commands.verify_film import compare, of_size
 from server.commands.verify_report import Findings, report, table
 from server.files.paths import is_pipe, named, status
 
@@ -94,17 +96,30 @@ def is_certified(path: Path, certificate: Certificate) -> bool:
 
 
 def check_pictures(args: argparse.Namespace, certificate: Certificate, findings: Findings) -> None:
-    """The pictures, and y where it is given."""
+    """The pictures, and y where it is given: an operator is made ready for a size that they really have."""
+    frames = decoded(args.file)
+    if args.measurement:
+        check_header(certificate.header)
+        with blaming_the_file(findings):
+            frames = of_size(frames, certificate.header.sizes)
     again = open_measurement(args.measurement, certificate, findings) if args.measurement else None
     try:
-        compare(decoded(args.file), certificate, again, findings)
+        with blaming_the_file(findings):
+            compare(frames, certificate, again, findings)
+    finally:
+        if again:
+            again.close()
+
+
+@contextmanager
+def blaming_the_file(findings: Findings) -> Iterator[None]:
+    """What cannot be decoded of a file that is not the certified one, byte for byte, is a fault of the file."""
+    try:
+        yield
     except UsageError as error:
         if findings.same_file:
             raise
         raise Fault(f"the file is not the certified one: {error}") from error
-    finally:
-        if again:
-            again.close()
 
 
 def open_measurement(path: Path, certificate: Certificate, findings: Findings) -> Remeasured:

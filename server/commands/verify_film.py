@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import chain
 
 import av
 
@@ -11,7 +12,7 @@ from server.certificates.certificate import Certificate
 from server.certificates.chain import Fault
 from server.certificates.film import Cut, cuts
 from server.certificates.hashes import pixels_hash
-from server.certificates.records import ChunkRecord
+from server.certificates.records import ChunkRecord, Sizes
 from server.commands.remeasure import Remeasured, unpadded
 from server.commands.verify_report import Findings
 
@@ -38,6 +39,18 @@ def compare(
         raise Fault(f"the file has more than the {certificate.end.frames} certified pictures")
     if again and again.next() is not None:
         raise Fault(f"the measurement has more than the {certificate.end.frames} certified pictures")
+
+
+def of_size(frames: Iterator[av.VideoFrame], sizes: Sizes) -> Iterator[av.VideoFrame]:
+    """The same frames. Raises Fault where the first has another size: its signer may name one that takes hours."""
+    first = next(frames, None)
+    if first is None:
+        return frames
+    found = first.height, first.width
+    if any(not side <= has <= side + side % 2 for side, has in zip(sizes.shown, found, strict=True)):
+        height, width = sizes.shown
+        raise Fault(f"the file's pictures are {first.width}x{first.height}, certified are {width}x{height}", 0)
+    return chain([first], frames)
 
 
 def check_cut(chunk: ChunkRecord, cut: Cut | None) -> None:

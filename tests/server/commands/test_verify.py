@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import time
 
 import av
 import numpy as np
@@ -246,6 +247,27 @@ def test_the_words_of_a_stranger_are_shown_printable_and_in_bearable_length(tmp_
     sidecar(target).write_bytes(Chain(key).line(header.model_dump(mode="json") | {"version": words}))
     assert cli.main(["verify", str(target)]) == 2
     assert "\x1b" not in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+def test_a_size_that_the_pictures_do_not_have_is_refused_before_anything_is_computed(tmp_path, capsys):
+    """A blur of 8192x8192, named beside a clip of 48x32, was made ready for minutes."""
+    source, target = write_clip(tmp_path / "in.mp4", 9, 32, 48), tmp_path / "out.mp4"
+    assert restore(source, target) == 0
+    with sidecar(target).open("rb") as file:
+        found = read_certificate(file)
+    side, key = (8192, 8192), keys.signing_key(None, keys.FOLDER)
+    update = {"taken": side, "fed": side, "restored": side, "shown": side, "scaled": None}
+    header = found.header.model_copy(
+        update={
+            "operator": {"kind": "gaussian_blur", "sigma": 7.0},
+            "sizes": found.header.sizes.model_copy(update=update),
+        }
+    )
+    sidecar(target).write_bytes(b"".join(signed(key, [header, *found.chunks, found.end])))
+    start = time.thread_time()
+    code, said = verify(capsys, target, "--measurement", source)
+    assert code == 1 and "are 48x32, certified are 8192x8192" in said["fault"]["what"]
+    assert time.thread_time() - start < 5
 
 
 def test_y_that_came_through_a_pipe_is_certified_by_its_pictures(tmp_path, capsys, monkeypatch):
