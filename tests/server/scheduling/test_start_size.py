@@ -44,7 +44,7 @@ def test_a_device_that_has_become_slow_is_judged_anew():
 
 
 def test_a_device_that_gets_one_hopeful_trial_is_not_taken_for_a_fast_one():
-    """A trial chunk is said to fit half a period, whatever its size: the page began with 832x480 on a loaded machine."""
+    """A trial chunk is said to fit half a period, whatever its size: the page began at 832x480 on a loaded machine."""
     hopeful = device(0.4)
     hopeful.costs.busy(0.0)
     hopeful.costs.measure(0.1, ANY, 3.0)
