@@ -34,4 +34,4 @@ def refuse_bools(values: Any, config: type[BaseModel]) -> None:
 
 def takes_bool(annotation: Any) -> bool:
     """Whether a field of this type may be true or false."""
-    return bool({bool, Any} & {annotation, *get_args(annotation)})
+    return any(kind is bool or kind is Any for kind in (annotation, *get_args(annotation)))

@@ -41,6 +41,8 @@ BAD_FIELDS = [
     ({"operator": {"kind": "gaussian_blur", "sigm": 1}}, "sigm"),
     ({"operator": {"kind": "inpainting", "keep": "NaN"}}, "keep"),
     ({"operator": {"kind": "mask", "png": "AAAA"}}, "png"),
+    ({"operator": {"kind": "kernel", "taps": True}}, "taps"),
+    ({"operator": {"kind": "kernel", "taps": [[True]]}}, "taps"),
     ({"mode": "both"}, "mode"),
     ({"latency": "none"}, "latency"),
     ({"fps": 0}, "fps"),
