@@ -59,15 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sharp", type=Path, metavar="FOLDER", help="train the sharp tier, too, with the perceptual weights in FOLDER"
     )
-    parser.add_argument("--sharp-weight", type=float, default=1.5, help="of the perceptual distance beside the error")
-    parser.add_argument("--sharp-share", type=float, default=0.4, help="share of the streams that train that tier")
+    parser.add_argument("--sharp-weight", type=float, default=2.5, help="of the perceptual distance beside the error")
     parser.add_argument(
-        "--sharp-blend",
-        type=float,
-        default=0.5,
-        help="share of that tier's own layers in what is saved, beside the faithful ones (%(default)g): more of them "
-        "lowers the distance, and draws a lattice of 4 pixels",
+        "--sharp-evenness", type=float, default=1.5, help="weight against edges between blocks of 4 pixels"
     )
+    parser.add_argument("--sharp-share", type=float, default=0.4, help="share of the streams that train that tier")
     parser.add_argument("--minutes", type=float, default=120, help="length of the whole run, resumes included")
     parser.add_argument("--hold", type=float, default=0.3, help="share of the run before the rate begins to fall")
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
@@ -96,7 +92,11 @@ class Run:
         library = load_library(args.videos, args.photos, args.cache, args.seed, self.say)
         (codec, net), (_, ema) = (self._weights() for _ in range(2))
         net.requires_grad_(True)
-        sharp = Sharp(perceptual(args.sharp), args.sharp_weight, args.sharp_share) if args.sharp else None
+        sharp = (
+            Sharp(perceptual(args.sharp), args.sharp_weight, args.sharp_share, args.sharp_evenness)
+            if args.sharp
+            else None
+        )
         self.trainer = Trainer(codec, net, ema, library, args.batch, args.seed, sharp)
         self.minutes = self._resume()
         self.validation = load_validation(args.validate) if args.validate else {}
@@ -157,8 +157,8 @@ class Run:
 
     def finish(self, row: dict[str, Any]) -> int:
         weights = self.folder / "tiny.npz"
-        # Not trained, the sharp tier's own layers no longer fit what the tiers share, which has moved on.
-        self.trainer.ema.blend_tiers(self.args.sharp_blend if self.args.sharp else 0.0)
+        if not self.args.sharp:  # its layers no longer fit what the tiers share, which has moved on
+            self.trainer.ema.drop_sharp_tier()
         save(self.trainer.codec, self.trainer.ema, weights)
         self.say(f"weights: {weights}; the package's are core/weights/tiny.npz")
         write_json({**row, "weights": str(weights)}, self.args.json)
@@ -178,12 +178,12 @@ class Run:
 def perceptual(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:
     """The mean of LPIPS with AlexNet and with VGG16, in bfloat16. Raises UsageError when `folder` lacks the weights.
 
-    VGG16 costs fifteen times as much as AlexNet, so it looks at a quarter of the frames.
+    VGG16 costs fifteen times as much as AlexNet, so it looks at half of the frames.
     """
     alex, vgg = (LPIPS.load(net, folder, torch.bfloat16) for net in NETS)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
-        few = slice(-(-len(a) // 4))
+        few = slice(-(-len(a) // 2))
         return (alex.distances(a, b).mean() + vgg.distances(a[few], b[few]).mean()) / 2
 
     return distance

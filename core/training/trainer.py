@@ -24,6 +24,7 @@ from core.contract import Tier
 from core.models.tiny.codec import TinyCodec
 from core.models.tiny.denoiser import FLOAT32, Look, TinyCache, TinyDenoiser, blind, slots, surroundings, task_of
 from core.training.data import Library
+from core.training.losses import blockiness, lattice, loss_of, shifted
 from core.training.streams import Sample, Stream, draw_lost, draw_stream
 
 RESTART = 0.2
@@ -49,6 +50,8 @@ class Sharp:
     """of that distance beside the error"""
     share: float = 0.4
     """probability that new streams train this tier"""
+    evenness: float = 1.5
+    """weight of `blockiness` and `lattice` beside the error"""
 
 
 @dataclass
@@ -81,7 +84,7 @@ class Trainer:
         self.streams: list[Stream] = []
         self.cache = TinyCache(0)
         self.gains: dict[str, list[float]] = {}
-        """dB over a consistent x_init, by task, since they were last reported; under "distance" the sharp tier's"""
+        """dB over a consistent x_init, by task, since they were last reported; also the terms of the sharp tier"""
 
     def step(self, rate: float, size: int) -> float:
         """Trains on the next chunks of `size` x `size` pixels at the learning rate `rate`; returns the loss."""
@@ -105,9 +108,16 @@ class Trainer:
                     self.gains.setdefault(label(stream, self.tier), []).append(gain)
         total = torch.stack(losses).mean()
         if self.sharp is not None and self.tier == "sharp":
-            distance = self.sharp.distance(*(torch.stack(frames) for frames in zip(*shown, strict=True)))
-            self.gains.setdefault("distance", []).append(distance.item())
-            total = total + self.sharp.weight * distance
+            ours, true = (torch.stack(frames) for frames in zip(*shown, strict=True))
+            terms = {
+                "distance": self.sharp.distance(*shifted(ours, true, self.rng)),
+                "blockiness": blockiness(ours, true),
+                "lattice": lattice(ours, true),
+            }
+            for name, value in terms.items():
+                self.gains.setdefault(name, []).append(value.item())
+            uneven = terms["blockiness"] + 2 * terms["lattice"]
+            total = total + self.sharp.weight * terms["distance"] + self.sharp.evenness * uneven
         self._descend(total, rate)
         self.cache = detached(pass_.cache)
         return total.item()
@@ -215,19 +225,6 @@ def look_at(
         linked=torch.stack([a.linked for a in around]),
         level=torch.tensor([s.operator.noise for s in samples]),
     )
-
-
-def loss_of(x: Tensor, sample: Sample) -> tuple[Tensor, float]:
-    """Relative Charbonnier plus log mean square, and the gain over a consistent x_init in dB."""
-    with torch.no_grad():
-        reference = sample.consistent(sample.x_init).clamp(-1, 1) - sample.x
-        scale = (reference.square() + 1e-4).sqrt().mean() - 0.01
-    squares = (x - sample.x).square()
-    frames = squares.mean((1, 2, 3))
-    charbonnier = (squares + 1e-4).sqrt().mean()
-    loss = (charbonnier - 0.01) / (scale + 0.005) + 0.5 * torch.log(frames + 2e-5).mean()
-    gain = 10 * torch.log10(reference.square().mean() / frames.detach().mean())
-    return loss, gain.item()
 
 
 def label(stream: Stream, tier: Tier) -> str:

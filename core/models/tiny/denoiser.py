@@ -162,11 +162,10 @@ class TinyDenoiser(nn.Module):
         nn.init.zeros_(self.level.bias)
 
     @torch.no_grad()
-    def blend_tiers(self, share: float) -> None:
-        """Takes the sharp tier's layers towards the faithful ones: `share` of them stays, none at 0."""
-        for sharp, faithful in ((self.sharp_sweep, self.forward_sweep), (self.sharp_out, self.out)):
-            for own, other in zip(sharp.parameters(), faithful.parameters(), strict=True):
-                own.lerp_(other, 1 - share)
+    def drop_sharp_tier(self) -> None:
+        """Makes the sharp tier's own layers copies of the faithful ones."""
+        self.sharp_sweep.load_state_dict(self.forward_sweep.state_dict())
+        self.sharp_out.load_state_dict(self.out.state_dict())
 
     @property
     def chunks_to_settle(self) -> int:

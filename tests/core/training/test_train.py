@@ -12,6 +12,7 @@ from core.models.tiny.denoiser import TinyConfig
 from core.models.tiny.load import build
 from core.training import data
 from core.training.data import Library, cached, halve, load_library, procedural, read_clip
+from core.training.losses import SHIFT, blockiness, lattice, shifted
 from core.training.sources import Footage, Wander
 from core.training.streams import MIX, draw_lost, draw_stream
 from core.training.train import add_arguments, run, scheduled
@@ -156,7 +157,45 @@ def test_the_sharp_tier_trains_its_own_layers_alone_and_by_the_distance_it_is_gi
         trainer.step(1e-3, 48)
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {name for name in before if name.startswith("sharp_")}
-    assert trainer.cache.tier == "sharp" and asked[0] == ((len(trainer.streams), 3, 48, 48), False)
+    (frames, channels, height, width), wants_gradient = asked[0]
+    assert trainer.cache.tier == "sharp" and not wants_gradient
+    assert (frames, channels) == (len(trainer.streams), 3) and 48 - SHIFT < min(height, width) <= max(
+        height, width
+    ) <= 48
+
+
+def test_a_perceptual_distance_sees_both_pictures_from_the_same_corner_and_every_corner():
+    picture, rng = torch.arange(32 * 32.0).view(1, 1, 32, 32).expand(1, 3, 32, 32), random.Random(0)
+    corners = set()
+    for _ in range(500):
+        a, b = shifted(picture, picture + 1, rng)
+        assert torch.equal(a + 1, b)
+        corners.add(a[0, 0, 0, 0].item())
+    assert len(corners) == SHIFT**2
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_edges_between_blocks_are_told_from_edges_anywhere(axis):
+    true = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).cumsum(-1).cumsum(-2) / 50
+    assert blockiness(true, true) == 0
+    blocks = true.unfold(axis, 4, 4).mean(-1).repeat_interleave(4, axis)
+    shifted_blocks = blocks.roll(1, axis)  # edges as strong, elsewhere
+    smooth = (true + true.roll(1, axis)) / 2
+    assert blockiness(smooth, true) < 0.1 < 0.5 < blockiness(blocks, true)
+    assert blockiness(shifted_blocks, true) > 0.5
+    assert blockiness(true + 0.1 * torch.randn(true.shape), true) < 0.1
+    assert blockiness(2 * true, true) < 1e-5, "contrast is another matter"
+
+
+def test_a_lattice_is_told_from_errors_at_random():
+    g = torch.Generator().manual_seed(0)
+    true, noise = torch.rand(2, 3, 96, 96, generator=g), 0.1 * torch.randn(2, 3, 96, 96, generator=g)
+    mesh = 0.1 * torch.randn(1, 3, 4, 4, generator=g).repeat(2, 1, 24, 24)
+    assert lattice(true, true) == 0
+    assert lattice(true + noise, true) == pytest.approx(1 / 36, rel=0.1)
+    assert lattice(true + mesh, true) > 0.99
+    assert 0.4 < lattice(true + mesh + noise, true) < 0.6
+    assert lattice(true + 0.1, true) == pytest.approx(0, abs=1e-3), "a constant repeats nothing"
 
 
 def test_a_run_resumes_where_it_was(trainer, library):
