@@ -190,7 +190,7 @@ async def test_a_session_of_low_latency_waits_for_four_frames_beside_one_that_wa
     async with client(server, latency="low") as low, client(server, first=512) as usual:
         await low.until(lambda: len(low.reports()) >= 8 and len(usual.reports()) >= 3)
         assert [report["frames"] for report in low.reports()][:4] == [5, 4, 4, 4]
-        assert "full" in {report["rung"] for report in low.reports()}, "a busy machine may do less for some"
+        assert {report["rung"] for report in low.reports()} != {"passthrough"}, "a busy machine may do less"
         assert [report["frames"] for report in usual.reports()][:3] == [9, 12, 12]
         low_ms, usual_ms = ([report["latency_ms"] for report in peer.reports()[1:]] for peer in (low, usual))
         assert median(low_ms) < median(usual_ms)
