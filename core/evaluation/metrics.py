@@ -9,8 +9,8 @@ from torch import Tensor
 _FLOOR = 1e-10
 """mean square error of a perfect frame, so that its PSNR is 100 dB and not infinite"""
 
-STILL = 1e-4
-"""least mean change of a picture that moves, in [-1, 1]: a hundredth of a grey level"""
+STILL = 5e-5
+"""least mean change of a picture that moves, in [0, 1]: a hundredth of a grey level"""
 
 
 def psnr_per_frame(a: Tensor, b: Tensor) -> list[float]:
@@ -43,16 +43,21 @@ def flicker(restored: Tensor, original: Tensor) -> float:
     return fmean(values) if values else 0.0
 
 
+def change_per_step(frames: Tensor) -> list[float]:
+    """|Δ frames| of each pair of neighbouring frames, mean over RGB in [0, 1]: T - 1 values."""
+    values: list[float] = (frames.float() / 2).diff(dim=0).abs().mean(dim=(1, 2, 3)).tolist()
+    return values
+
+
 def change_ratio(restored: Tensor, reference: Tensor) -> float | None:
     """How much the restored video changes from frame to frame where `reference` changes by 1, both [T, 3, H, W].
 
     Above 1 it flickers. None for a single frame, and where the reference stands still.
     """
     check_pair(restored, reference)
-    change, known = (
-        (frames.diff(dim=0).abs().mean().item() if len(frames) > 1 else 0.0) for frames in (restored, reference)
-    )
-    return change / known if known > STILL else None
+    changes = change_per_step(reference)
+    known = fmean(changes) if changes else 0.0
+    return fmean(change_per_step(restored)) / known if known > STILL else None
 
 
 def check_pair(a: Tensor, b: Tensor) -> None:

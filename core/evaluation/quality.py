@@ -9,7 +9,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from core.evaluation.metrics import check_pair, flicker_per_step, psnr_per_frame
+from core.evaluation.metrics import change_per_step, check_pair, flicker_per_step, psnr_per_frame
 
 WANG = {"data_range": 1.0, "gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 """scikit-image's settings for SSIM as Wang et al. define it, for values in [0, 1]"""
@@ -48,7 +48,7 @@ class Quality:
         if self._last is not None:
             restored, original = (torch.cat(pair) for pair in zip(self._last, (restored, original), strict=True))
         self.flickers += flicker_per_step(restored, original)
-        self.changes += zip(_change(restored), _change(original), strict=True)
+        self.changes += zip(change_per_step(restored), change_per_step(original), strict=True)
         self._last = restored[-1:].clone(), original[-1:].clone()
 
     @property
@@ -69,8 +69,3 @@ class Quality:
         restored = sum(change for change, _ in self.changes)
         original = sum(change for _, change in self.changes)
         return restored / original if original else 1.0
-
-
-def _change(x: Tensor) -> list[float]:
-    values: list[float] = (x.float() / 2).diff(dim=0).abs().mean(dim=(1, 2, 3)).tolist()
-    return values

@@ -46,7 +46,7 @@ class Sharp:
 
     distance: Callable[[Tensor, Tensor], Tensor]
     """perceptual, of restored and true frames [N, 3, H, W], the mean over them"""
-    weight: float = 1.5
+    weight: float = 2.5
     """of that distance beside the error"""
     share: float = 0.4
     """probability that new streams train this tier"""
