@@ -20,16 +20,19 @@ from server.settings import Settings
 
 
 def certifier(
-    config: SessionConfig, settings: Settings, loaded: Loaded | None
+    config: SessionConfig, settings: Settings, loaded: Callable[[], Loaded | None]
 ) -> Callable[[Path], LiveCertificate] | None:
-    """What certifies the recording of a session, where the server has a key and the session a measurement."""
+    """What certifies the recording of a session, where the server has a key and the session a measurement.
+
+    `loaded` is asked when the first chunk is there: what the session's device has loaded.
+    """
     key = settings.certificate_key
     if key is None or config.mode == "simulate":
         return None
 
     def certify(video: Path) -> LiveCertificate:
         signer = signing_key(key)
-        return LiveCertificate(video, signer, lambda facts: header_of(facts, signer, config, settings, loaded))
+        return LiveCertificate(video, signer, lambda facts: header_of(facts, signer, config, settings, loaded()))
 
     return certify
 

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from core.contract import SolverConfig
+from server.device.messages import Loaded
 from server.device.work import Work
 from server.device.worker import Worker, WorkerState
 from server.scheduling.admission import Refuse
@@ -170,6 +171,11 @@ class Devices:
             for dispatch in self.all:
                 if dispatch.worker.state != "ready" and home.worker.state == "ready":
                     self._rescue(dispatch)
+
+    def loaded(self, session_id: str) -> Loaded | None:
+        """What the device of a session has loaded; None while it loads, and of a session that is not known."""
+        home = self._homes.get(session_id)
+        return home.worker.loaded if home else None
 
     def update(self, session_id: str, config: SessionConfig, size: tuple[int, int] | None) -> None:
         self._homes[session_id].update(session_id, config, size)

@@ -342,7 +342,7 @@ class Sessions:
         """Begins to keep the session, when that was asked for; `sound` is the codec of its sound."""
         directory, config = self.settings.recordings, session.config
         if config.record != "nothing" and directory is not None:
-            certify = certifier(config, self.settings, self.devices.workers[0].loaded)
+            certify = certifier(config, self.settings, partial(self.devices.loaded, session.id))
             session.outlet.recording = Recording(directory, config.record, config.fps, sound, certify=certify)
 
     async def _answer(self, session: Session, pc: PeerConnection, offer: Offer, returns: bool) -> str:

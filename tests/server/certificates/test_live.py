@@ -43,7 +43,7 @@ def certify(tmp_path):
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     settings = Settings(certificate_key=path)
     loaded = Loaded("tiny", "cpu", SolverConfig(), {"tiny.npz": "0" * 64}, "float32")
-    return certifier(SessionConfig(operator={"kind": "denoise"}, fps=FPS), settings, loaded)
+    return certifier(SessionConfig(operator={"kind": "denoise"}, fps=FPS), settings, lambda: loaded)
 
 
 @pytest.fixture
@@ -150,9 +150,9 @@ def test_a_recording_that_ends_early_says_so(folder, certify, capsys, monkeypatc
 
 def test_only_a_server_with_a_key_certifies_and_only_what_was_measured():
     config = SessionConfig(operator={"kind": "denoise"})
-    assert certifier(config, Settings(), None) is None
+    assert certifier(config, Settings(), lambda: None) is None
     simulated = config.model_copy(update={"mode": "simulate"})
-    assert certifier(simulated, Settings().model_copy(update={"certificate_key": "key"}), None) is None
+    assert certifier(simulated, Settings().model_copy(update={"certificate_key": "key"}), lambda: None) is None
 
 
 def test_a_server_does_not_start_with_a_key_that_is_none(tmp_path, capsys):

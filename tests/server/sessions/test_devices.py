@@ -78,6 +78,15 @@ async def test_sessions_are_spread_over_the_devices_up_to_the_servers_own_number
         assert running.homes() == [0, 0]
 
 
+async def test_a_session_knows_what_its_own_device_has_loaded(serve, offer):
+    """A certificate named the first device, whichever restored the session."""
+    async with serve(max_sessions=2) as running:
+        urls = await open_sessions(running, offer, 2)
+        found = [running.devices.loaded(url.rpartition("/")[2]) for url in urls]
+        assert {id(loaded) for loaded in found} == {id(worker.loaded) for worker in running.devices.workers}
+        assert running.devices.loaded("nobody") is None
+
+
 async def test_twice_as_many_offers_as_places_at_once_open_exactly_the_places(serve, offer):
     async with serve(max_sessions=4) as running:
         replies = await asyncio.gather(*(running.http.post("/sessions", json=offer) for _ in range(8)))
